@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
+import importlib
 import json
 import subprocess
 from collections.abc import Callable
@@ -254,11 +254,9 @@ def test_records_of_a_cpu_have_no_entries_of_a_gpu(tmp_path: Path) -> None:
     assert "layout" not in (tmp_path / "bench.csv").read_text() and SpeedResult.load(tmp_path) == result
 
 
-def test_targets_on_a_gpu_are_for_the_best_of_both_formats(card: Card) -> None:
-    specification = importlib.util.spec_from_file_location("bench_dwconv2d", SCRIPT)
-    assert specification is not None and specification.loader is not None
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
+def test_targets_on_a_gpu_are_for_the_best_of_both_formats(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    script = importlib.import_module(SCRIPT.stem)
     result = measured(card(SECONDS))
     name = "ratio to the best of torch in either memory format"
     for case in result.cases:
