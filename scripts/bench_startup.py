@@ -1,7 +1,8 @@
 """CPU time of whole commands on one thread, from the start of Python to its exit.
 
 The commands measure small networks, so that most of their time is spent on imports, on drawing and on writing files.
-All take turns with a process that only imports torch, which is what they are compared with.
+All take turns with a process that only imports torch, which is what they are compared with. Modules are compiled to
+bytecode before, as pip does.
 
     python scripts/bench_startup.py
     python scripts/bench_startup.py --repeats 9 --json startup.json
@@ -38,17 +39,18 @@ def main() -> None:
     add_json_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     ways = {IMPORT: [sys.executable, "-c", IMPORT]}
     costs: dict[str, list[Cost]] = {}
     with tempfile.TemporaryDirectory() as folder:
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": f"{folder}/bytecode"}
         for name in args.commands:
-            output = () if name == "help" else ("--output", folder)
+            output = () if name == "help" else ("--output", f"{folder}/output")
             ways[name] = [sys.executable, "-m", "replk_probe", *COMMANDS[name], *output]
         for turn in range(args.repeats + 1):
             for name, command in ways.items():
                 found = cost(command)
-                if turn:  # the first one fills the page cache and compiles modules
+                if turn:  # the first one compiles modules and fills the page cache
                     costs.setdefault(name, []).append(found)
     print(f"Medians of {args.repeats}, one thread, {describe_machine()['cpu']}, torch {torch.__version__}")
     for name, rows in costs.items():
