@@ -629,7 +629,8 @@ def _small_fonts() -> Iterator[None]:
     """
     module: Any = getattr(backend_pdf, "_backend_pdf_ps", None)
     subset: Any = getattr(module, "subset", None)
-    if subset is None or subset is not sys.modules.get("fontTools.subset"):
+    is_usual = module is not None and subset is sys.modules.get("fontTools.subset")
+    if not is_usual:
         yield
         return
 
