@@ -26,16 +26,17 @@ FOLDER = ROOT / "figures" / "bench"
 SHOWN = 4  # runs in the table of each machine
 # The columns that say which machine a row is from, and which run.
 MACHINE = ("script", "processor", "device", "threads", "torch_capability")
-RUN = ("date", "commit", "replk_probe", "torch")
+RUN = ("date", "commit", "replk_probe", "torch", "load")
 COLUMNS = (
     *MACHINE, *RUN, "name", "variant", "unit", "repeats", "median", "peer", "speedup", "speedup_low", "speedup_high",
 )  # fmt: skip
 Row = dict[str, str]
 HEADING = """# History of the benchmarks
 
-Medians of all repeats of a run. The number with an x is how many times the peer in the same run takes as long (median
-over the turns, with the interval of this median, of at least 84 %). It depends less on other load on the machine than
-the time does. `history.csv` has all runs. To add one, see CONTRIBUTING.md.
+Medians of all repeats of a run. The number with an x is the speed-up over the peer in the same run: the time of the
+peer divided by that of the variant, as the median over the turns with an interval of this median (at least 84 %). It
+depends less on other programs on the machine than the time does. The load at the end includes that of the run itself.
+`history.csv` has all runs. To add one, see CONTRIBUTING.md.
 """
 
 
@@ -43,7 +44,7 @@ def rows_of(run: Run) -> list[Row]:
     """The rows of a run."""
     place = {name: str(getattr(run, name)) for name in MACHINE}
     versions = {"replk_probe": run.versions["replk-probe"], "torch": run.versions["torch"]}
-    place |= {"date": run.date, "commit": run.commit or "", **versions}
+    place |= {"date": run.date, "commit": run.commit or "", "load": f"{run.load:.1f}", **versions}
     rows = []
     for case in run.cases:
         row = place | {"name": case.name, "variant": case.variant, "unit": case.unit}
@@ -62,8 +63,13 @@ def cell(row: Row | None) -> str:
     """A row as text in the table."""
     if row is None:
         return ""
-    interval = f" ({row['speedup_low']} to {row['speedup_high']})" if row["speedup_low"] else ""
-    return f"{row['median']} {row['unit']}" + (f", {row['speedup']}x{interval}" if row["peer"] else "")
+    median, unit = float(row["median"]), row["unit"]
+    if unit.endswith("s") and median < 0.1:
+        median, unit = 1e3 * median, unit.removesuffix("s") + "ms"
+    low, speedup, high = (
+        f"{float(row[name]):.3g}" if row[name] else "" for name in ("speedup_low", "speedup", "speedup_high")
+    )
+    return f"{median:.3g} {unit}" + (f", {speedup}x" if speedup else "") + (f" ({low} to {high})" if low else "")
 
 
 def markdown(rows: Iterable[Row]) -> str:
@@ -75,7 +81,7 @@ def markdown(rows: Iterable[Row]) -> str:
         runs = sorted({tuple(row[name] for name in RUN) for row in own}, reverse=True)[:SHOWN]
         script, processor, device, threads, capability = machine
         place = f"{processor}, {counted(int(threads), 'thread')}, {capability}" if device == "cpu" else device
-        titles = [f"{date[:10]}, {commit[:8]}, torch {torch}" for date, commit, _, torch in runs]
+        titles = [f"{date[:10]}, {commit[:8]}, torch {torch}, load {load}" for date, commit, _, torch, load in runs]
         lines = [
             f"## {script}: {place}\n",
             f"| Case | Variant | Peer | {' | '.join(titles)} |",

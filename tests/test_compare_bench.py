@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -221,7 +222,9 @@ def test_runs_are_added_to_the_history_once(record: ModuleType, run_script: Main
     assert float(rows[1]["speedup_low"]) <= float(rows[1]["speedup"]) <= float(rows[1]["speedup_high"])
     assert float(rows[1]["speedup"]) == pytest.approx(2, rel=0.03)
     assert "## bench_drawn: a processor, 1 thread, AVX2" in table
-    assert "| Case | Variant | Peer | 2026-01-02, 01234567, torch 2 | 2026-01-01, 01234567, torch 2 |" in table
+    titles = (f"2026-01-0{day}, 01234567, torch 2, load 0.5" for day in (2, 1))
+    assert f"| Case | Variant | Peer | {' | '.join(titles)} |" in table
+    assert re.search(r"\| network 64x64 \| fast \| plain \| 0\.\d+ s, \d\.\d+x \(\d\.\d+ to \d\.\d+\) \|", table)
 
 
 @pytest.mark.parametrize("commit", [None, "0123456789-dirty"])
