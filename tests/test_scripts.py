@@ -85,6 +85,7 @@ def test_the_shape_bias_benchmark_compares_with_the_forward_passes(run: Run, tmp
     assert [(case["variant"], case["peer"]) for case in cases] == [("bare", None), ("measured", "bare")]
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_whole_commands(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     assert "s of CPU" in run(SCRIPTS / "bench_startup.py", "--commands", "help", "--repeats", 1, "--json", out)
