@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from replk_probe.runtime.progress import progress as progress_bar
 
 from .gpu import measure_on_gpu
 from .result import CPU_DTYPES, GPU_DTYPES, PASSES, Layer, Machine, SpeedCase, SpeedResult, Timing
-from .turns import take_turns
+from .turns import take_turns, timing_of
 from .variants import Call, Operands, our_variants, relative_errors, torch_variants
 
 # A variant is left out if one call would take more than this number of budgets.
@@ -188,19 +187,9 @@ def _measure_case(
             calls[name] = call
     # The first call computes spectra and plans and allocates memory.
     outputs = {name: call() for name, call in calls.items()}
-    times = take_turns(calls, lambda name, count: [_seconds(calls[name]) for _ in range(count)], repeats, budget)
+    turns = take_turns(calls, lambda name, count: [_seconds(calls[name]) for _ in range(count)], repeats, budget)
     errors = relative_errors(direction, operands, outputs) if accuracy else {}
-    timings = [
-        Timing(
-            name,
-            min(seconds),
-            statistics.median(seconds),
-            len(seconds),
-            errors.get(name),
-            f"{len(seconds)} calls" if len(seconds) < repeats else None,
-        )
-        for name, seconds in times.items()
-    ]
+    timings = [timing_of(name, found, repeats, error=errors.get(name)) for name, found in turns.items()]
     plan, last = (
         planned_method(layer.shape, layer.kernel, dtype, direction, channels_last=is_last)  # type: ignore[arg-type]
         for is_last in (False, True)
