@@ -117,6 +117,19 @@ def sanitizers(session: nox.Session) -> None:
     session.run("make", "--directory=csrc/tests", build, "fuzz")
 
 
+@nox.session(venv_backend="none")
+def arm64(session: nox.Session) -> None:
+    """Run the native library for 64-bit Arm in an emulator, where a cross compiler and QEMU are installed."""
+    missing = [name for name in ("aarch64-linux-gnu-g++", "qemu-aarch64") if shutil.which(name) is None]
+    if missing:
+        session.skip(
+            f"The NEON kernels were not run: there is no {' and no '.join(missing)}. "
+            "Install the Debian packages g++-aarch64-linux-gnu and qemu-user."
+        )
+    build, jobs = f"BUILD={Path(session.create_tmp()).resolve()}", f"--jobs={os.cpu_count()}"
+    session.run("make", "--directory=csrc/tests", jobs, "--output-sync=target", build, "arm64")
+
+
 @nox.session
 def wheel(session: nox.Session) -> None:
     """Check the contents of the wheel, or of the wheels given after ``--``."""

@@ -34,11 +34,8 @@ REASON = "_build_error.txt"
 # Compiler flags by name: csrc/flags.mk explains them.
 _LINES = [line.partition("=") for line in (SOURCE / "flags.mk").read_text(encoding="utf-8").splitlines()]
 CONFIG = {name.strip(): shlex.split(value) for name, _, value in _LINES if value and not name.startswith("#")}
-IS_X86_64 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
 # Warnings are enabled in csrc/tests/Makefile; here they would only precede an error message.
 FLAGS = [*CONFIG["FLAGS"], "-O3", "-w", *(CONFIG["POSIX_FLAGS"] if sys.platform != "win32" else [])]
-ISAS = ["portable", *(CONFIG["ISAS_x86_64"] if IS_X86_64 else [])]
-ISA_FLAGS = {isa: CONFIG.get(f"FLAGS_{isa}", []) for isa in ISAS}
 ONCE = [f"{name}.cpp" for name in CONFIG["ONCE"]]
 JOBS = max(2, os.cpu_count() or 1)
 
@@ -134,19 +131,20 @@ def build_library(compiler: list[str], library: Path, objects: Path) -> list[str
     objects.mkdir(parents=True, exist_ok=True)
     more = shlex.split(os.environ.get("CXXFLAGS", ""))
     base = [*compiler, *FLAGS, *more, f"-I{SOURCE}", f"-I{SOURCE / 'include'}"]
+    candidates = ["portable", *CONFIG.get(f"ISAS_{architecture([*compiler, *more])}", [])]
     with ThreadPoolExecutor(JOBS) as pool:
-        refusals = dict(zip(ISA_FLAGS, pool.map(lambda isa: refusal(base, isa, objects), ISA_FLAGS), strict=True))
+        refusals = dict(zip(candidates, pool.map(lambda isa: refusal(base, isa, objects), candidates), strict=True))
     if refusals["portable"] is not None:
         raise refusals["portable"]
     isas = [isa for isa, error in refusals.items() if error is None]
-    base += [f"-DREPLK_NO_{isa.upper()}" for isa in ISA_FLAGS if isa not in isas]
+    base += [f"-DREPLK_NO_{isa.upper()}" for isa in candidates if isa not in isas]
     commands: dict[Path, list[str]] = {}
     # Kernels first, the slowest before the others, so that a parallel build does not wait for them at its end.
     kernels = [file for file in (SOURCE / "cpu").glob("*.cpp") if file.name not in ONCE]
     kernels.sort(key=lambda file: (-source_bytes(file), file.name))
     for file in kernels:
         for isa in isas:
-            commands[objects / f"{file.stem}_{isa}.o"] = [*base, f"-DREPLK_ISA={isa}", *ISA_FLAGS[isa], "-c", str(file)]
+            commands[objects / f"{file.stem}_{isa}.o"] = [*base, *isa_flags(isa), "-c", str(file)]
     for file in [*sorted((SOURCE / "common").glob("*.cpp")), *(SOURCE / "cpu" / name for name in ONCE)]:
         commands[objects / f"{file.stem}.o"] = [*base, "-c", str(file)]
     with ThreadPoolExecutor(JOBS) as pool:
@@ -163,6 +161,21 @@ def build_library(compiler: list[str], library: Path, objects: Path) -> list[str
     return isas
 
 
+def architecture(compiler: Sequence[str]) -> str:
+    """The architecture that a compiler compiles for, as in csrc/flags.mk; that of this machine may be another one.
+
+    Raises:
+        BuildError: The compiler could not be started or failed.
+    """
+    name = run([*compiler, "-dumpmachine"]).strip().partition("-")[0]
+    return {"arm64": "aarch64", "amd64": "x86_64"}.get(name, name)
+
+
+def isa_flags(isa: str) -> list[str]:
+    """Compiler flags of an instruction set."""
+    return [f"-DREPLK_ISA={isa}", *CONFIG.get(f"FLAGS_{isa}", [])]
+
+
 def source_bytes(kernel: Path) -> int:
     """Size of a kernel's file and of the folder of its name, as an estimate of the time to compile."""
     return sum(file.stat().st_size for file in [kernel, *kernel.with_suffix("").glob("*.h")])
@@ -173,14 +186,14 @@ def refusal(base: Sequence[str], isa: str, folder: Path) -> BuildError | None:
     probe = folder / f"probe_{isa}.cpp"
     probe.write_text('#include "cpu/simd/isa.h"\n')
     try:
-        run([*base, f"-DREPLK_ISA={isa}", *ISA_FLAGS[isa], "-fsyntax-only", str(probe)])
+        run([*base, *isa_flags(isa), "-fsyntax-only", str(probe)])
     except BuildError as error:
         return error
     return None
 
 
-def run(command: Sequence[str]) -> None:
-    """Run the compiler.
+def run(command: Sequence[str]) -> str:
+    """Run the compiler and return its output.
 
     Raises:
         BuildError: The compiler could not be started or failed; the message includes the start of its output.
@@ -192,6 +205,7 @@ def run(command: Sequence[str]) -> None:
     if done.returncode:
         output = "\n".join((done.stderr or done.stdout).strip().splitlines()[:20])
         raise BuildError(f"The compiler failed with status {done.returncode}: {shlex.join(command)}\n{output}".rstrip())
+    return done.stdout
 
 
 setup(

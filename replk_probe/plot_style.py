@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import math
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import matplotlib as mpl
@@ -93,6 +95,9 @@ _STYLE: dict[str, Any] = {
     "figure.dpi": 100.0,
     "pdf.fonttype": 42,  # embeds the font, so that text can be selected
 }
+
+# Tables of a font by which text is laid out. Fonts in PDF files do not have them, as their text is (ISO 32000-1, 9.9).
+_LAYOUT_TABLES = ("GDEF", "GPOS", "GSUB", "kern")
 
 # Width and height in the first lines of an SVG file.
 _SVG_SIZE = re.compile(rb'(?P<name>width|height)="(?P<points>[0-9.]+)pt"')
@@ -602,7 +607,7 @@ def save_figure(figure: Figure, folder: Path, stem: str, width: int) -> tuple[Pa
     # No timestamp, so that equal results give equal bytes.
     metadata: dict[str, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     written = []
-    with figure_style():
+    with figure_style(), _small_fonts():
         for suffix in preset().formats:
             target = folder / f"{stem}.{suffix}"
             stream = io.BytesIO()  # matplotlib does not report every error of writing a file
@@ -613,6 +618,32 @@ def save_figure(figure: Figure, folder: Path, stem: str, width: int) -> tuple[Pa
             atomic_write_bytes(target, stream.getvalue())
             written.append(target)
     return tuple(written)
+
+
+@contextmanager
+def _small_fonts() -> Iterator[None]:
+    """Context manager in which matplotlib embeds fonts in PDF files without the tables for the layout of text.
+
+    It has no option for this. Reading these tables takes two thirds of the time of embedding a font. A version of
+    matplotlib that embeds fonts in another way is left as it is.
+    """
+    module: Any = getattr(backend_pdf, "_backend_pdf_ps", None)
+    subset: Any = getattr(module, "subset", None)
+    is_usual = module is not None and subset is sys.modules.get("fontTools.subset")
+    if not is_usual:
+        yield
+        return
+
+    def options(**given: Any) -> Any:
+        found = subset.Options(**given)
+        found.drop_tables += _LAYOUT_TABLES
+        return found
+
+    module.subset = SimpleNamespace(**vars(subset) | {"Options": options})
+    try:
+        yield
+    finally:
+        module.subset = subset
 
 
 def _save_magnified(

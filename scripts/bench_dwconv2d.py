@@ -14,11 +14,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+
+import torch
+from _bench_record import Case, add_json_option, write_run
 
 from replk_probe.bench import GPU_LAYERS, MODEL_LAYERS, Layer, SpeedCase, SpeedResult, measure_speed, sweep_layers
+from replk_probe.bench.result import GPU_TORCH, TORCH
 from replk_probe.errors import ReplkProbeError
-from replk_probe.ops import native_kernels
+from replk_probe.ops import INSTRUCTION_SETS, native_kernels
 from replk_probe.report.bench_table import bench_table, sweep_summary
+from replk_probe.runtime.devices import device_label
 
 # Target ratios to the fastest variant of torch for the forward pass and the input gradient of each layer.
 TARGETS = {
@@ -90,6 +96,18 @@ def claims_on_gpu(case: SpeedCase, result: SpeedResult) -> list[tuple[str, float
     return found
 
 
+def record_cases(result: SpeedResult) -> Iterator[Case]:
+    """The medians of all turns. Variants of torch are references, the fastest of which is the peer of the others."""
+    for case in result.cases:
+        isa = "" if case.isa is None else f" {case.isa}"
+        name, best = f"{case.label} {case.direction} {result.dtype}{isa}", case.best_torch
+        torch_variants = (*TORCH, *GPU_TORCH)
+        for timing in case.timings:
+            if timing.turns:
+                peer = None if best is None or timing.variant in torch_variants else best.variant
+                yield Case(name, timing.variant, "s", timing.turns, peer, {"relative_l2": timing.error})
+
+
 def main() -> None:
     """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,13 +124,14 @@ def main() -> None:
     parser.add_argument(
         "--sweep", action="store_true", help="Time kernels of sides 3 to 61 on planes of sides 7 to 256."
     )
-    parser.add_argument("--isa", choices=("portable", "avx2", "avx512"))
+    parser.add_argument("--isa", choices=INSTRUCTION_SETS)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cpu", help="cpu, or an NVIDIA GPU such as cuda; by default cpu.")
     parser.add_argument("--dtype", choices=("float32", "tf32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--all", action="store_true", help="Include slow variants (several seconds per call).")
     parser.add_argument("--output", metavar="DIR", help="Folder for bench.json and bench.csv.")
+    add_json_option(parser)
     args = parser.parse_args()
 
     on_cpu = args.device == "cpu"
@@ -152,6 +171,7 @@ def main() -> None:
     print(f"Missed {missed} targets." if missed else "All measured targets were reached.")
     if args.output:
         result.save(args.output)
+    write_run(args.json, __file__, record_cases(result), device=device_label(torch.device(args.device)))
     sys.exit(bool(missed))
 
 

@@ -19,18 +19,17 @@ OpenERF computes one image at a time, replk-probe as many as it chooses.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
-import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from resource import RUSAGE_SELF, getrusage
 
 import torch
+from _bench_record import FEWEST, Case, add_json_option, write_run
 
 from replk_probe.erf import area_ratio, contribution_scores, prepare
 from replk_probe.erf.batch_size import automatic_batch_size
@@ -101,7 +100,7 @@ def peak_gigabytes(args: argparse.Namespace, variant: str) -> float:
         return processes.submit(child, args.model, args.size, variant, args.device).result()
 
 
-def against_openerf(repeats: int) -> None:
+def against_openerf(repeats: int) -> Iterator[Case]:
     """Compare the CPU time of an image with that of OpenERF, and print it."""
     from openerf.erf import _compute_positive_input_gradients_from_forward_features as openerf_scores
 
@@ -128,11 +127,14 @@ def against_openerf(repeats: int) -> None:
                 start = time.process_time()
                 run()
                 if turn:  # the first one is a warm-up
-                    times[variant].append(1e3 * (time.process_time() - start) / count)
+                    times[variant].append((time.process_time() - start) / count)
         for variant, (_, count) in ways.items():
-            median = statistics.median(times[variant])
-            ratio = statistics.median(times["OpenERF"]) / median
-            print(f"{name:24} {variant:9} {count:14} {median:8.0f} ({min(times[variant]):3.0f}) {ratio:18.2f}x")
+            median, shortest = 1e3 * statistics.median(times[variant]), 1e3 * min(times[variant])
+            ratio = 1e3 * statistics.median(times["OpenERF"]) / median
+            print(f"{name:24} {variant:9} {count:14} {median:8.0f} ({shortest:3.0f}) {ratio:18.2f}x")
+            peer = None if variant == "OpenERF" else "OpenERF"
+            details = {"images_at_once": count}
+            yield Case(f"{name} {side}x{side}", variant, "CPU s", tuple(times[variant]), peer, details)
 
 
 def main() -> None:
@@ -140,13 +142,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="replknet31b")
     parser.add_argument("--size", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=FEWEST)
     parser.add_argument("--device", default="cpu", help="cpu, or an NVIDIA GPU such as cuda; by default cpu.")
     parser.add_argument("--openerf", action="store_true", help="Compare with OpenERF instead.")
-    parser.add_argument("--json", help="File to which the results are written as JSON.")
+    add_json_option(parser)
     args = parser.parse_args()
     if args.openerf:
-        return against_openerf(args.repeats)
+        return write_run(args.json, __file__, [*against_openerf(args.repeats)])
 
     try:
         device = resolve_device(args.device)
@@ -200,19 +202,18 @@ def main() -> None:
         )
     for row in rows:
         print(f"  {row['variant']}: {row['what']}; {row['backend']}")
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:  # noqa: PTH123
-            json.dump(
-                {
-                    "model": args.model,
-                    "device": device_label(device),
-                    "platform": platform.platform(),
-                    "load": load,
-                    "rows": rows,
-                },
-                file,
-                indent=1,
-            )
+    cases = [
+        Case(
+            name=f"{args.model} {args.size}x{args.size}",
+            variant=row["variant"],
+            unit="s",
+            repeats=tuple(seconds[row["variant"]]),
+            peer=None if row["variant"] == "plain" else "plain",
+            details=row,
+        )
+        for row in rows
+    ]
+    write_run(args.json, __file__, cases, device=device_label(device))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from _bench_record import FEWEST, Case, add_json_option, write_run
+from _process_cost import Cost, cost
+
 PLAIN = """
 import sys
 import matplotlib
@@ -46,29 +49,13 @@ for ax, one in zip(axes.flat, maps):
 figure.savefig(sys.argv[3], dpi=300)
 """
 
-# A process whose only child is the measured process, so that the peak memory of the latter is known.
-OBSERVER = """
-import json, resource, subprocess, sys, time
-start = time.perf_counter()
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-unit = 1 if sys.platform == "darwin" else 1024
-print(json.dumps([time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss * unit / 1e9]))
-"""
-
-
-def cost(command: list[str]) -> list[float]:
-    """Wall-clock seconds, CPU seconds, and peak memory in GB of the largest process of a command."""
-    done = subprocess.run([sys.executable, "-c", OBSERVER, *command], check=True, capture_output=True, text=True)
-    found: list[float] = json.loads(done.stdout)
-    return found
-
 
 def main() -> None:
     """Run the comparison and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="replknet31b", help="a RepLKNet")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=FEWEST)
+    add_json_option(parser)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         weights = str(Path(folder, "weights.safetensors"))
@@ -85,7 +72,7 @@ save_file(create_model({args.model!r}, "random").state_dict(), {weights!r})
                 *("--output", str(Path(folder, "out"))),
             ],
         }
-        costs: dict[str, list[list[float]]] = {name: [] for name in commands}
+        costs: dict[str, list[Cost]] = {name: [] for name in commands}
         for _ in range(args.repeats):
             for name, command in commands.items():
                 costs[name].append(cost(command))
@@ -94,6 +81,18 @@ save_file(create_model({args.model!r}, "random").state_dict(), {weights!r})
     for name, rows in costs.items():
         clock, cpu, memory = (statistics.median(column) for column in zip(*rows, strict=True))
         print(f"  {name:<20} {clock:5.2f} s, {cpu:5.2f} s of CPU, {memory:.2f} GB")
+    cases = [
+        Case(
+            name=f"{args.model}, {kernels} kernels",
+            variant=name,
+            unit=unit,
+            repeats=column,
+            peer=None if name == "plain" else "plain",
+        )
+        for name, rows in costs.items()
+        for unit, column in zip(("s", "CPU s", "GB"), zip(*rows, strict=True), strict=True)
+    ]
+    write_run(args.json, __file__, cases)
 
 
 if __name__ == "__main__":

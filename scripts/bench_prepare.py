@@ -12,38 +12,29 @@ that has passed, so that other processes have less influence.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 import torch
+from _bench_record import Case, add_json_option, write_run
 from torch import Tensor, nn
 
 from replk_probe.erf import input_gradient, prepare
 from replk_probe.erf.probe_layer import find_target
 from replk_probe.erf.target_layer import TargetLayer, run_to
 from replk_probe.models import create_model
+from replk_probe.ops import describe_machine
 
 MODELS = (
     "resnet18", "resnet50", "vit_small_patch16_224", "convnext_tiny", "swin_tiny_patch4_window7_224", "densenet121",
     "efficientnet_b0", "mobilenetv2_100", "mobilenetv3_large_100", "regnety_004",
 )  # fmt: skip
 PRECISIONS = ("fp32", "fast", "bf16")
-
-
-def processor() -> str:
-    """Name of the processor, if the system reports it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def build(name: str) -> nn.Module:
@@ -86,18 +77,20 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", help="File to which the results are written as JSON.")
+    add_json_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    unit = "CPU s" if args.threads == 1 else "s"
 
-    print(f"One {args.size} x {args.size} image, {args.repeats} rounds, {args.threads} threads, {processor()},")
+    place = f"{args.threads} threads, {describe_machine()['cpu']}"
+    print(f"One {args.size} x {args.size} image, {args.repeats} rounds, {place},")
     print(f"torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), load {os.getloadavg()[0]:.1f}\n")
     print("Ratio of the medians (of the minima) to plain torch\n")
     print(
         f"{'model':30} {'plain, ms':>14}", *(f"{precision:>13}" for precision in PRECISIONS), "  float32 map, rel. L2"
     )
     image = torch.randn(1, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))
-    rows = []
+    cases = []
     for name in args.models:
         model = build(name)
         plain = partial(plain_scores, model, image, find_target(model, image.shape, None))
@@ -118,7 +111,11 @@ def main() -> None:
             precision: [take(seconds["plain"]) / take(seconds[precision]) for take in (statistics.median, min)]
             for precision in PRECISIONS
         }
-        rows.append(row)
+        for variant, repeats in seconds.items():
+            peer = None if variant == "plain" else "plain"
+            details = {key: row[key] for key in ("map_relative_l2", "left_out")} if variant == "fp32" else {}
+            case = f"{name} {args.size}x{args.size}"
+            cases.append(Case(case, variant, unit, tuple(repeats), peer, details))
         ratios = (f"{row[precision][0]:6.2f} ({row[precision][1]:.2f})" for precision in PRECISIONS)
         print(
             f"{name:30} {row['plain_ms'][0]:6.1f} ({row['plain_ms'][1]:5.1f})",
@@ -127,8 +124,7 @@ def main() -> None:
             row["left_out"],
             flush=True,
         )
-    if args.json:
-        Path(args.json).write_text(json.dumps({"processor": processor(), "rows": rows}, indent=1), encoding="utf-8")
+    write_run(args.json, __file__, cases)
 
 
 if __name__ == "__main__":

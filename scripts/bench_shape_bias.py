@@ -16,6 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from _bench_record import FEWEST, Case, add_json_option, write_run
 
 from replk_probe.models.inference.prepare import prepared_copy
 from replk_probe.runtime.malloc import kept_blocks
@@ -44,10 +45,10 @@ def bare_loop(model: torch.nn.Module, batches: list[torch.Tensor]) -> float:
     return time.perf_counter() - start
 
 
-def preloaded(plan: ShapeBiasPlan, images: InputImages) -> list[torch.Tensor]:
+def preloaded(plan: ShapeBiasPlan, images: InputImages, batch_size: int) -> list[torch.Tensor]:
     """All stimuli as batches ``[N, 3, H, W]``, channels last."""
     rows = torch.from_numpy(np.stack([images(index) for index in range(len(plan.stimuli))])).permute(0, 3, 1, 2)
-    return list(rows.split(plan.config.batch_size))
+    return list(torch.split(rows, batch_size))
 
 
 def main() -> None:
@@ -58,7 +59,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=320, help="Number of stimuli.")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--workers", type=int)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=FEWEST)
+    add_json_option(parser)
     args = parser.parse_args()
     complete = open_stimuli(args.stimuli)
     stimuli = first_of(complete, args.count)
@@ -68,7 +70,7 @@ def main() -> None:
     plan = plan_shape_bias(args.model, stimuli, config)
     seconds: dict[str, list[float]] = {"bare": [], "measured": []}
     prepared = prepared_copy(plan.model, config.precision, outputs_check(plan.model, plan.size)).module
-    batches = preloaded(plan, InputImages(stimuli, plan.size, (0.5,) * 3, (0.2,) * 3))
+    batches = preloaded(plan, InputImages(stimuli, plan.size, (0.5,) * 3, (0.2,) * 3), args.batch_size)
     for _ in range(args.repeats):
         with kept_blocks():
             bare_loop(prepared, batches[:2])
@@ -90,6 +92,13 @@ def main() -> None:
     print(f"  measured           {measured:7.2f} s  {len(stimuli) / measured:7.1f} per second  {measured / bare:.3f}x")
     print(f"  analysis of the decisions {1e3 * analysis:.1f} ms; whole call {analyzed - start:.2f} s")
     print(f"  error consistency of 24 observers on {len(names)} stimuli {1e3 * consistency:.1f} ms")
+    name = f"{args.model}, {len(stimuli)} stimuli, batches of {args.batch_size}"
+    details = {"analysis_seconds": analysis, "consistency_of_24_observers_seconds": consistency}
+    cases = [
+        Case(name, "bare", "s", tuple(seconds["bare"])),
+        Case(name, "measured", "s", tuple(seconds["measured"]), peer="bare", details=details),
+    ]
+    write_run(args.json, __file__, cases)
 
 
 if __name__ == "__main__":

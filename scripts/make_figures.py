@@ -6,8 +6,9 @@
 
 A folder has figure.png (or table.md), data.csv and command.txt, whose lines that start with # say how long the command
 takes. Commands may contain environment variables ($REPLK_PROBE_TEST_DATA). Without names, figures are kept that need
-real data that is not here, that take hours, and that show measured times, which differ between runs; the last line of
-the output names them. All others have the same bytes after every run with the same software and number of threads.
+real data that is not here, that scripts make, which may take hours, and that show measured times, which differ between
+runs; the last line of the output names them. All others have the same bytes after every run with the same software and
+number of threads.
 
 To add a figure, add a folder with its command; additional sheets are replaced only where they exist.
 """
@@ -51,7 +52,7 @@ def reason_to_keep(folder: Path, *, named: bool) -> str | None:
         return None
     program, action, *_ = shlex.split(command)
     if program == "python":
-        return "it takes long"
+        return "it is made by a script, which may take long"
     return "it measures times, which differ from run to run" if action == "bench" else None
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
+import zlib
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from fontTools.ttLib import TTFont
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
@@ -109,6 +112,24 @@ def test_files_have_the_size_of_the_preset(name: str, tmp_path: Path) -> None:
         if "pdf" in chosen.formats:
             # The font is embedded.
             assert b"/FontFile2" in first[tmp_path / "figure.pdf"]
+
+
+def embedded_font(pdf: bytes) -> TTFont:
+    """The only font in a PDF file."""
+    (found,) = re.findall(rb"/Length1 \d+.*?stream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL)
+    return TTFont(io.BytesIO(zlib.decompress(found)))
+
+
+def test_embedded_fonts_have_no_tables_for_layout(tmp_path: Path) -> None:
+    figure, stream = drawn(3.4), io.BytesIO()
+    save_figure(figure, tmp_path, "figure", 10)
+    ours = embedded_font((tmp_path / "figure.pdf").read_bytes())
+    with figure_style():
+        figure.savefig(stream, format="pdf")  # as matplotlib does it, also after one of our figures
+    theirs = embedded_font(stream.getvalue())
+    assert {*theirs.keys()} - {*ours.keys()} == {"GDEF", "GPOS", "GSUB"}
+    assert len(ours["glyf"].glyphs) == len(theirs["glyf"].glyphs) > 5
+    assert ours["glyf"] == theirs["glyf"] and ours["hmtx"] == theirs["hmtx"] and ours["fpgm"] == theirs["fpgm"]
 
 
 def test_a_preset_ends_with_its_context(tmp_path: Path) -> None:

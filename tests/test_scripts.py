@@ -40,8 +40,15 @@ def test_the_erf_benchmark_compares_every_variant(run: Run, tmp_path: Path) -> N
     printed = run(
         SCRIPTS / "bench_erf.py", "--model", "replknet_micro_k13_rep", "--size", 64, "--repeats", 1, "--json", out
     )
-    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
-    assert [row["variant"] for row in rows] == ["plain", "fp32", "fast", "bf16"]
+    cases = json.loads(out.read_text(encoding="utf-8"))["cases"]
+    assert [(case["variant"], case["peer"]) for case in cases] == [
+        ("plain", None),
+        ("fp32", "plain"),
+        ("fast", "plain"),
+        ("bf16", "plain"),
+    ]
+    rows = [case["details"] for case in cases]
+    assert all(case["repeats"] == [row["seconds_min"]] for case, row in zip(cases, rows, strict=True))
     assert all(row["seconds_median"] > 0 and row["peak_GB"] > 0 for row in rows)
     assert rows[0]["map_relative_l2"] == 0 and rows[1]["map_relative_l2"] < 3e-2
     assert "speed-up" in printed
@@ -52,17 +59,39 @@ def test_the_preparation_benchmark_compares_every_precision_with_plain_torch(run
     out = tmp_path / "bench.json"
     options = ("--size", 64, "--repeats", 1, "--threads", 1, "--json", out)
     printed = run(SCRIPTS / "bench_prepare.py", "--models", "resnet10t", *options)
-    (row,) = json.loads(out.read_text(encoding="utf-8"))["rows"]
-    assert row["model"] == "resnet10t" and row["map_relative_l2"] < 1e-2
-    assert all(min(row[precision]) > 0 for precision in ("fp32", "fast", "bf16"))
+    cases = json.loads(out.read_text(encoding="utf-8"))["cases"]
+    assert [case["variant"] for case in cases] == ["plain", "fp32", "fast", "bf16"]
+    assert {case["name"] for case in cases} == {"resnet10t 64x64"} and {case["unit"] for case in cases} == {"CPU s"}
+    assert all(len(case["repeats"]) == 1 for case in cases) and cases[1]["details"]["map_relative_l2"] < 1e-2
     assert "Ratio of the medians" in printed
 
 
 @pytest.mark.slow
-def test_the_kernels_benchmark_compares_with_a_simple_implementation(run: Run) -> None:
-    printed = run(SCRIPTS / "bench_kernels.py", "--model", "replknet_micro_k13_rep", "--repeats", 1)
+def test_the_kernels_benchmark_compares_with_a_simple_implementation(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    printed = run(SCRIPTS / "bench_kernels.py", "--model", "replknet_micro_k13_rep", "--repeats", 1, "--json", out)
+    cases = json.loads(out.read_text(encoding="utf-8"))["cases"]
+    assert len(cases) == 6 and {case["unit"] for case in cases} == {"s", "CPU s", "GB"}
     assert "replknet_micro_k13_rep, 4 kernels" in printed
     assert all(re.search(rf"  {name} +\d+\.\d\d s, .* GB", printed) for name in ("plain", "replk-probe kernels"))
+
+
+@pytest.mark.slow
+def test_the_shape_bias_benchmark_compares_with_the_forward_passes(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    options = ("--model", "replknet_micro_k3", "--count", 32, "--repeats", 1, "--json", out)
+    assert "error consistency of 24 observers" in run(SCRIPTS / "bench_shape_bias.py", *options)
+    cases = json.loads(out.read_text(encoding="utf-8"))["cases"]
+    assert [(case["variant"], case["peer"]) for case in cases] == [("bare", None), ("measured", "bare")]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_whole_commands(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    assert "s of CPU" in run(SCRIPTS / "bench_startup.py", "--commands", "help", "--repeats", 1, "--json", out)
+    cases = json.loads(out.read_text(encoding="utf-8"))["cases"]
+    assert [(case["variant"], case["peer"]) for case in cases] == [("import torch", None), ("help", "import torch")]
+    assert cases[1]["repeats"][0] < cases[0]["repeats"][0]
 
 
 @pytest.mark.slow
@@ -85,7 +114,7 @@ def test_figures_are_rebuilt_from_their_commands(run: Run, tmp_path: Path) -> No
     (figure / "command.txt").write_text("replk-probe bench --planes 64\n", encoding="utf-8")
     assert "small (it measures times, which differ from run to run)" in run(scripts / "make_figures.py")
     (figure / "command.txt").write_text("python scripts/train.py --hours 9\n", encoding="utf-8")
-    assert "small (it takes long)" in run(scripts / "make_figures.py")
+    assert "small (it is made by a script, which may take long)" in run(scripts / "make_figures.py")
 
 
 def test_every_figure_has_a_command_that_exists(replk_probe: Callable[..., Result]) -> None:

@@ -41,7 +41,7 @@ bool is_valid(const replk_problem& p) {
   return p.pass >= REPLK_FORWARD && p.pass <= REPLK_GRAD_WEIGHT && p.dtype >= REPLK_F32 && p.dtype <= REPLK_BF16 &&
          p.activation >= REPLK_NO_ACTIVATION && p.activation <= REPLK_RELU &&
          (p.activation == REPLK_NO_ACTIVATION || p.pass == REPLK_FORWARD) && p.method >= REPLK_METHOD_AUTO &&
-         p.method <= REPLK_METHOD_REFERENCE && p.isa >= REPLK_ISA_AUTO && p.isa <= REPLK_ISA_AVX512 && p.threads >= 1 &&
+         p.method <= REPLK_METHOD_REFERENCE && p.isa >= REPLK_ISA_AUTO && p.isa <= REPLK_ISA_NEON && p.threads >= 1 &&
          p.threads <= 1024 && (p.prepared == 0 || p.prepared == 1);
 }
 

@@ -1,7 +1,5 @@
 #include "common/cpuid.h"
 
-#include <cstdint>
-
 #if defined(__x86_64__) || defined(_M_X64)
 #if defined(_MSC_VER)
 #include <immintrin.h>
@@ -66,12 +64,18 @@ replk_isa detect() { return REPLK_ISA_PORTABLE; }
 
 replk_isa best_isa() {
   static const replk_isa best = [] {
+    if (REPLK_HAS_NEON) return REPLK_ISA_NEON;  // every CPU of this architecture has it
     const replk_isa offered = detect();
     if (REPLK_HAS_AVX512 && offered >= REPLK_ISA_AVX512) return REPLK_ISA_AVX512;
     if (REPLK_HAS_AVX2 && offered >= REPLK_ISA_AVX2) return REPLK_ISA_AVX2;
     return REPLK_ISA_PORTABLE;
   }();
   return best;
+}
+
+bool can_run(int32_t isa) {
+  if (REPLK_HAS_NEON && (isa == REPLK_ISA_AVX2 || isa == REPLK_ISA_AVX512)) return false;
+  return isa >= REPLK_ISA_PORTABLE && isa <= best_isa();
 }
 
 }  // namespace replk

@@ -4,7 +4,8 @@
 // time is estimated as counted work times measured rates. The rates were measured on 2 cores of Zen 4, one thread, for
 // planes from 7 to 256 and K from 3 to 31 (`replk-probe bench --sweep`): estimates are within a quarter of the times
 // nearly everywhere, and where two methods cross, either is good. Transforms count 6 % more than they take alone: in a
-// network, whose other layers evict the caches, they lose more than direct sums do.
+// network, whose other layers evict the caches, they lose more than direct sums do. For the same reason, a prepared
+// weight is counted as read from memory.
 #include "common/dispatch.h"
 
 #include <cstdio>
@@ -18,7 +19,7 @@ struct MethodEntry {
   int32_t method;
   const char* name;
   int32_t uses_fft;
-  const Method* functions[4];  // by replk_isa, each [3] by replk_pass; null if not compiled
+  const Method* functions[5];  // by replk_isa, each [3] by replk_pass; null if not compiled
 };
 
 #if REPLK_HAS_AVX2
@@ -31,23 +32,32 @@ struct MethodEntry {
 #else
 #define REPLK_AVX512(name) nullptr
 #endif
-#define REPLK_ENTRY(id, file, name, uses_fft) \
-  {REPLK_METHOD_##id,                         \
-   name,                                      \
-   uses_fft,                                  \
-   {nullptr, portable::file##_methods, REPLK_AVX2(file##_methods), REPLK_AVX512(file##_methods)}},
+#if REPLK_HAS_NEON
+#define REPLK_NEON(name) neon::name
+#else
+#define REPLK_NEON(name) nullptr
+#endif
+#define REPLK_ENTRY(id, file, name, uses_fft)                                                    \
+  {REPLK_METHOD_##id,                                                                            \
+   name,                                                                                         \
+   uses_fft,                                                                                     \
+   {nullptr, portable::file##_methods, REPLK_AVX2(file##_methods), REPLK_AVX512(file##_methods), \
+    REPLK_NEON(file##_methods)}},
 
 // The only list of methods and instruction sets: dispatch, tests and benchmarks read it (replk_dwconv2d_kernel).
 constexpr MethodEntry kMethods[] = {
     REPLK_FOR_EACH_METHOD(REPLK_ENTRY)  //
-    {REPLK_METHOD_REFERENCE, "reference", 0, {nullptr, reference_methods, reference_methods, reference_methods}},
+    {REPLK_METHOD_REFERENCE,
+     "reference",
+     0,
+     {nullptr, reference_methods, reference_methods, reference_methods, reference_methods}},
 };
-constexpr const char* kIsaNames[4] = {"auto", "portable", "avx2", "avx512"};
+constexpr const char* kIsaNames[5] = {"auto", "portable", "avx2", "avx512", "neon"};
 constexpr const char* kDtypeNames[2] = {"float32", "bfloat16"};
 constexpr const char* kPassNames[3] = {"forward", "grad_input", "grad_weight"};
 
 const Method* functions_of(const MethodEntry& entry, int32_t isa, int32_t pass) {
-  if (isa < REPLK_ISA_PORTABLE || isa > best_isa() || !entry.functions[isa]) return nullptr;
+  if (!can_run(isa) || !entry.functions[isa]) return nullptr;
   const Method* functions = entry.functions[isa] + pass;
   return functions->run ? functions : nullptr;
 }
@@ -65,14 +75,21 @@ struct Rates {
 };
 
 // By replk_isa and whether it is the weight gradient.
-constexpr Rates kRates[4][2] = {
+constexpr Rates kRates[5][2] = {
     {},
     {{0.200, 150, 1.00, 0.0450, 1.50, 0.060, 0.30, 0.27},
      {0.200, 150, 1.00, 0.0500, 1.50, 0.065, 0.30, 0}},  // portable
     {{0.130, 90, 0.20, 0.0204, 0.70, 0.022, 0.08, 0.183}, {0.125, 100, 0.12, 0.0200, 0.70, 0.024, 0.12, 0}},  // AVX2
     {{0.180, 60, 0.12, 0.0184, 0.40, 0.017, 0.11, 0.29}, {0.170, 70, 0.22, 0.0195, 0.43, 0.019, 0.12, 0}},    // AVX-512
+    // NEON: not measured, but derived from AVX2 by the number of lanes: a vector operation takes the same time.
+    {{0.130, 90, 0.40, 0.0408, 1.40, 0.044, 0.16, 0.183}, {0.125, 100, 0.24, 0.0400, 1.40, 0.048, 0.24, 0}},
 };
-constexpr int64_t kLanesOf[4] = {1, 4, 8, 16};
+// Nanoseconds for a byte of a prepared weight: 20 GB/s, what one core of a server reads from memory, not a fit. Without
+// it, transforms were chosen for kernels from 5x5 to 9x9 on planes from 14 to 64 where direct or blocked sums are
+// faster by 6 to 40 % if the weight is not in the caches (9 of 16 shapes on Zen 4; for 96 channels of 56x56 and 7x7
+// also on an Intel Xeon with AMX); if it is, those take at most 20 % longer than the transforms.
+constexpr double kPreparedByte = 0.05;
+constexpr int64_t kLanesOf[5] = {1, 4, 8, 16, 4};
 
 // Pairs of a result and a tap that overlap inside the plane, along one axis.
 double pairs(int64_t size, int64_t taps) {
@@ -95,8 +112,11 @@ double estimated_time(const replk_problem& p, const replk_plan& plan, const Meth
   const int64_t lanes = kLanesOf[plan.isa];
   const double n = static_cast<double>(p.n), c = static_cast<double>(p.c);
   const double results = static_cast<double>(p.h * p.w);
-  if (plan.method == REPLK_METHOD_FFT) return rates.fft * method.operations(p, plan);
-  if (plan.method == REPLK_METHOD_BLOCKED_PFA) return rates.blocked_pfa * method.operations(p, plan);
+  if (method.operations) {
+    const double rate = plan.method == REPLK_METHOD_FFT ? rates.fft : rates.blocked_pfa;
+    const int64_t read = p.prepared ? plan.packed_bytes : 0;
+    return rate * method.operations(p, plan) + kPreparedByte * static_cast<double>(read);
+  }
   if (plan.method == REPLK_METHOD_DIRECT) {
     const double multiplied = pairs(p.h, p.kh) * rounded_up(p.w, lanes) * static_cast<double>(p.kw);
     return n * c * (rates.direct_plane + rates.direct_result * results + rates.direct_tap * multiplied);
@@ -117,7 +137,7 @@ const Method* find_method(const replk_problem& problem, const replk_plan& plan) 
 
 bool describe_kernel(int32_t index, replk_kernel& kernel) {
   for (const MethodEntry& entry : kMethods) {
-    for (int32_t isa = REPLK_ISA_PORTABLE; isa <= REPLK_ISA_AVX512; ++isa) {
+    for (int32_t isa = REPLK_ISA_PORTABLE; isa <= REPLK_ISA_NEON; ++isa) {
       for (int32_t pass = REPLK_FORWARD; pass <= REPLK_GRAD_WEIGHT; ++pass) {
         if (!functions_of(entry, isa, pass)) continue;
         for (int32_t dtype = REPLK_F32; dtype <= REPLK_BF16; ++dtype) {

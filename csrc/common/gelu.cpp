@@ -9,17 +9,20 @@ namespace {
 // The kernels of a valid call, or null.
 const GeluKernels* kernels_for(int32_t isa, int32_t threads, int64_t rows, int64_t columns) {
   constexpr int64_t kMaxElements = int64_t{1} << 40;  // as for convolutions: no index can overflow
-  if (threads < 1 || threads > 1024 || rows < 0 || columns < 0 || isa < REPLK_ISA_AUTO || isa > REPLK_ISA_AVX512) {
+  if (threads < 1 || threads > 1024 || rows < 0 || columns < 0) {
     return nullptr;
   }
   if (rows > kMaxElements || (rows > 0 && columns > kMaxElements / rows)) return nullptr;
   if (isa == REPLK_ISA_AUTO) isa = best_isa();
-  if (isa > best_isa()) return nullptr;
+  if (!can_run(isa)) return nullptr;
 #if REPLK_HAS_AVX512
   if (isa == REPLK_ISA_AVX512) return &avx512::gelu_kernels;
 #endif
 #if REPLK_HAS_AVX2
   if (isa == REPLK_ISA_AVX2) return &avx2::gelu_kernels;
+#endif
+#if REPLK_HAS_NEON
+  if (isa == REPLK_ISA_NEON) return &neon::gelu_kernels;
 #endif
   return &portable::gelu_kernels;
 }

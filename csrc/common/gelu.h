@@ -38,6 +38,11 @@ namespace avx512 {
 extern const GeluKernels gelu_kernels;
 }
 #endif
+#if REPLK_HAS_NEON
+namespace neon {
+extern const GeluKernels gelu_kernels;
+}
+#endif
 
 }  // namespace replk
 

@@ -20,6 +20,9 @@ REPLK_BURST_OF(avx2)
 #if REPLK_HAS_AVX512
 REPLK_BURST_OF(avx512)
 #endif
+#if REPLK_HAS_NEON
+REPLK_BURST_OF(neon)
+#endif
 #undef REPLK_BURST_OF
 
 namespace {
@@ -33,6 +36,9 @@ Burst burst_of(int32_t isa) {
 #endif
 #if REPLK_HAS_AVX2
   if (isa == REPLK_ISA_AVX2) return avx2::multiply_add_burst;
+#endif
+#if REPLK_HAS_NEON
+  if (isa == REPLK_ISA_NEON) return neon::multiply_add_burst;
 #endif
   return isa == REPLK_ISA_PORTABLE ? portable::multiply_add_burst : nullptr;
 }
@@ -65,7 +71,7 @@ double replk_measure_fma_peak(int32_t isa, int32_t threads, double seconds) {
   using namespace replk;
   if (isa == REPLK_ISA_AUTO) isa = best_isa();
   // The negation also rejects NaN.
-  if (threads < 1 || threads > 1024 || isa > best_isa() || !(seconds >= 0 && seconds <= 60)) return 0;
+  if (threads < 1 || threads > 1024 || !can_run(isa) || !(seconds >= 0 && seconds <= 60)) return 0;
   PeakMeasurement peak{
       burst_of(isa), Clock::now() + std::chrono::microseconds(static_cast<int64_t>(1e6 * seconds)), {}, 0};
   if (!peak.burst) return 0;

@@ -10,12 +10,15 @@ namespace {
 
 const PointwiseKernels* kernels_for(int32_t isa) {
   if (isa == REPLK_ISA_AUTO) isa = best_isa();
-  if (isa < REPLK_ISA_AUTO || isa > best_isa()) return nullptr;
+  if (!can_run(isa)) return nullptr;
 #if REPLK_HAS_AVX512
   if (isa == REPLK_ISA_AVX512) return &avx512::pointwise_kernels;
 #endif
 #if REPLK_HAS_AVX2
   if (isa == REPLK_ISA_AVX2) return &avx2::pointwise_kernels;
+#endif
+#if REPLK_HAS_NEON
+  if (isa == REPLK_ISA_NEON) return &neon::pointwise_kernels;
 #endif
   return &portable::pointwise_kernels;
 }

@@ -30,6 +30,11 @@ namespace avx512 {
 extern const PointwiseKernels pointwise_kernels;
 }
 #endif
+#if REPLK_HAS_NEON
+namespace neon {
+extern const PointwiseKernels pointwise_kernels;
+}
+#endif
 
 }  // namespace replk
 

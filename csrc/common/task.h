@@ -54,6 +54,11 @@ namespace avx512 {
 REPLK_FOR_EACH_METHOD(REPLK_DECLARE_METHOD)
 }
 #endif
+#if REPLK_HAS_NEON
+namespace neon {
+REPLK_FOR_EACH_METHOD(REPLK_DECLARE_METHOD)
+}
+#endif
 #undef REPLK_DECLARE_METHOD
 
 extern const Method reference_methods[3];

@@ -2,7 +2,8 @@
 //
 //   a[i] <- a[i] m + s      kChains chains, kSteps steps
 //
-// Twelve chains cover two units of latency 4 (which need 8) and fit 16 registers together with both operands.
+// Twelve chains cover two units of latency 4 (which need 8) and fit 16 registers together with both operands; 24 cover
+// the four units of large Arm cores (which need 16) and fit 32 registers.
 #include <cstdint>
 
 #include "cpu/simd/isa.h"
@@ -13,7 +14,7 @@ namespace REPLK_ISA {
 // Returns the number of floating-point operations. Writing the results to `sink` [kLanes] keeps the compiler from
 // removing them.
 int64_t multiply_add_burst(float* sink) {
-  constexpr int kChains = 12, kSteps = 1 << 14;
+  constexpr int kChains = kRegisters >= 32 ? 24 : 12, kSteps = 1 << 14;
   const volatile float factor = 0.9990234375f, summand = 0.0009765625f;  // converges to 1: no subnormal numbers
   const Vec m = broadcast(factor), s = broadcast(summand);
   Vec a[kChains];

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "replk/dwconv2d.h"
+#include "tests/checked_call.h"
 
 namespace {
 
@@ -59,7 +60,9 @@ bool check(int32_t isa, int32_t threads, int64_t rows, int64_t columns) {
 int main() {
   int ran = 0;
   bool passed = true;
-  for (int32_t isa = REPLK_ISA_AUTO; isa <= replk_best_isa(); ++isa) {
+  std::vector<int32_t> isas = replk_tests::isas();
+  isas.push_back(REPLK_ISA_AUTO);
+  for (const int32_t isa : isas) {
     for (const int32_t threads : {1, 3}) {
       for (const int64_t rows : {0, 1, 5}) {
         for (const int64_t columns : {0, 1, 3, 4, 15, 16, 17, 33, 1023, 1024, 1025, 3000}) {

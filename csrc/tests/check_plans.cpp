@@ -38,7 +38,7 @@ std::vector<Changed> changed_problems(const replk_problem& p) {
   if (p.pass == REPLK_FORWARD) add("another activation", &replk_problem::activation, 1 - p.activation);
   add("another dtype", &replk_problem::dtype, 1 - p.dtype);
   add("another method", &replk_problem::method, p.method % 5 + 1);
-  add("another instruction set", &replk_problem::isa, p.isa % 3 + 1);
+  add("another instruction set", &replk_problem::isa, p.isa % 4 + 1);
   add("more threads", &replk_problem::threads, p.threads + 7);
   add("a larger batch", &replk_problem::n, p.n + 60);
   add("more channels", &replk_problem::c, p.c + 100);
@@ -55,7 +55,7 @@ std::vector<replk_plan> changed_plans(const replk_plan& plan) {
   for (int32_t method = REPLK_METHOD_AUTO - 1; method <= REPLK_METHOD_HOST + 1; ++method) {
     if (method != plan.method) found.push_back(plan), found.back().method = method;
   }
-  for (int32_t isa = REPLK_ISA_AUTO - 1; isa <= REPLK_ISA_AVX512 + 1; ++isa) {
+  for (int32_t isa = REPLK_ISA_AUTO - 1; isa <= REPLK_ISA_NEON + 1; ++isa) {
     if (isa != plan.isa) found.push_back(plan), found.back().isa = isa;
   }
   for (auto member :

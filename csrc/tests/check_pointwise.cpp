@@ -6,6 +6,7 @@
 
 #include "common/bfloat16.h"
 #include "replk/dwconv2d.h"
+#include "tests/checked_call.h"
 
 namespace {
 
@@ -70,7 +71,9 @@ bool check(int32_t isa, int32_t threads, int32_t activation, bool narrow, int64_
 int main() {
   int ran = 0;
   bool passed = true;
-  for (int32_t isa = REPLK_ISA_AUTO; isa <= replk_best_isa(); ++isa) {
+  std::vector<int32_t> isas = replk_tests::isas();
+  isas.push_back(REPLK_ISA_AUTO);
+  for (const int32_t isa : isas) {
     for (const int32_t threads : {1, 3}) {
       for (int32_t activation = REPLK_NO_ACTIVATION; activation <= REPLK_RELU6; ++activation) {
         for (const bool narrow : {false, true}) {

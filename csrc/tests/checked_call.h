@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -248,6 +249,15 @@ inline std::vector<replk_kernel> kernels() {
   std::vector<replk_kernel> found;
   for (replk_kernel kernel; replk_dwconv2d_kernel(static_cast<int32_t>(found.size()), &kernel) == REPLK_OK;) {
     found.push_back(kernel);
+  }
+  return found;
+}
+
+// The instruction sets of which this CPU can run kernels.
+inline std::vector<int32_t> isas() {
+  std::vector<int32_t> found;
+  for (const replk_kernel& kernel : kernels()) {
+    if (std::find(found.begin(), found.end(), kernel.isa) == found.end()) found.push_back(kernel.isa);
   }
   return found;
 }

@@ -93,7 +93,8 @@ bool check_one(const uint8_t* data, size_t size) {
   layout.packed = static_cast<Packed>(bytes.below(3));
   layout.bias = bytes.below(2) != 0;
   layout.spread = bytes.below(2) ? 1.0f : 1e6f;
-  const int32_t isa = 1 + static_cast<int32_t>(bytes.below(replk_best_isa()));
+  const std::vector<int32_t> isas = replk_tests::isas();
+  const int32_t isa = isas[static_cast<size_t>(bytes.below(static_cast<int64_t>(isas.size())))];
   const int32_t threads = 1 + static_cast<int32_t>(bytes.below(4));
   Case checked(p, layout, static_cast<uint64_t>(bytes.any()));
   int ran = 0;

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import statistics
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from replk_probe.runtime.float32_settings import make_strict
 from replk_probe.runtime.progress import progress as progress_bar
 
 from .result import GPU_DTYPES, Gpu, Layer, Machine, MethodChoice, SpeedCase, SpeedResult, Timing
-from .turns import take_turns
+from .turns import take_turns, timing_of
 
 # Seconds of calls of each method that are not counted: clocks rise, kernels are loaded and plans are made.
 _WARM_UP, _MOST_WARM_UPS = 0.2, 1024
@@ -114,7 +113,7 @@ def _measure_case(
     problem = ConvProblem(direction, GPU_DTYPES[dtype], channels_last, *layer.shape, *layer.kernel)  # type: ignore[arg-type]
     # What a run would use.
     choice = Choice(device.default, "too small to be measured by a run")
-    if is_worthwhile(problem):
+    if is_worthwhile(problem, "cuda"):
         choice = choose(device, problem.bucket)
     shares: dict[str, float | None] = {}
     notes: dict[str, str] = {}
@@ -125,16 +124,14 @@ def _measure_case(
         if reason is not None:
             notes[name] = reason
     calls = _Calls(device, problem)
-    seconds = take_turns([name for name in shares if name not in notes], calls, repeats, budget)
+    turns = take_turns([name for name in shares if name not in notes], calls, repeats, budget)
     notes |= calls.failed
     timings = []
     for name, share in shares.items():
         if name in notes:
             timings.append(Timing(name, None, None, 0, None, notes[name], share))
             continue
-        found = seconds[name]
-        few = f"{len(found)} calls" if len(found) < repeats else None
-        timings.append(Timing(name, min(found), statistics.median(found), len(found), None, few, share))
+        timings.append(timing_of(name, turns[name], repeats, share=share))
     chosen = device.method(choice.method, problem)
     workspace = 0 if isinstance(chosen, str) else device.workspace_bytes(choice.method, problem)
     return SpeedCase(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,14 +12,21 @@ from contextlib import contextmanager
 import torch
 
 from replk_probe.errors import BackendError, InvalidInputError
-from replk_probe.ops import INSTRUCTION_SETS, describe_machine, measure_fma_peak, native_info, planned_method
+from replk_probe.ops import (
+    INSTRUCTION_SETS,
+    describe_machine,
+    measure_fma_peak,
+    native_info,
+    native_kernels,
+    planned_method,
+)
 from replk_probe.runtime.checks import check_choice
 from replk_probe.runtime.devices import resolve_device
 from replk_probe.runtime.progress import progress as progress_bar
 
 from .gpu import measure_on_gpu
 from .result import CPU_DTYPES, GPU_DTYPES, PASSES, Layer, Machine, SpeedCase, SpeedResult, Timing
-from .turns import take_turns
+from .turns import take_turns, timing_of
 from .variants import Call, Operands, our_variants, relative_errors, torch_variants
 
 # A variant is left out if one call would take more than this number of budgets.
@@ -63,8 +69,8 @@ def measure_speed(
             values torch's convolution may round to TF32.
         threads: Number of threads of every variant on a CPU; by default torch's current number, which is restored
             afterwards.
-        isa: Instruction set of this package's kernels for a CPU, ``"portable"``, ``"avx2"`` or ``"avx512"``; it does
-            not apply to torch. None selects the best one.
+        isa: Instruction set of this package's kernels for a CPU, one of
+            :data:`replk_probe.ops.INSTRUCTION_SETS`; it does not apply to torch. None selects the best one.
         repeats: Number of turns of each variant; fewer if they would exceed the budget.
         budget: Seconds for one variant of one case. Variants whose calls take more than twice as long are left out.
         everything: Whether to include variants that take longer, on a CPU.
@@ -181,19 +187,9 @@ def _measure_case(
             calls[name] = call
     # The first call computes spectra and plans and allocates memory.
     outputs = {name: call() for name, call in calls.items()}
-    times = take_turns(calls, lambda name, count: [_seconds(calls[name]) for _ in range(count)], repeats, budget)
+    turns = take_turns(calls, lambda name, count: [_seconds(calls[name]) for _ in range(count)], repeats, budget)
     errors = relative_errors(direction, operands, outputs) if accuracy else {}
-    timings = [
-        Timing(
-            name,
-            min(seconds),
-            statistics.median(seconds),
-            len(seconds),
-            errors.get(name),
-            f"{len(seconds)} calls" if len(seconds) < repeats else None,
-        )
-        for name, seconds in times.items()
-    ]
+    timings = [timing_of(name, found, repeats, error=errors.get(name)) for name, found in turns.items()]
     plan, last = (
         planned_method(layer.shape, layer.kernel, dtype, direction, channels_last=is_last)  # type: ignore[arg-type]
         for is_last in (False, True)
@@ -247,11 +243,11 @@ def _forced_isa(isa: str | None) -> Iterator[None]:
     if isa is None:
         yield
         return
-    best = native_info().best_isa
-    if best is None or INSTRUCTION_SETS.index(isa) > INSTRUCTION_SETS.index(best):
+    available = list(dict.fromkeys(kernel.isa for kernel in native_kernels()))
+    if isa not in available:
         raise BackendError(
             f"Instruction set {isa} cannot be timed. This machine, or the library as it was built, supports "
-            f"{'no native kernels' if best is None else f'at most {best}'}. See 'replk-probe info'."
+            f"{' and '.join(available) + ' only' if available else 'no native kernels'}. See 'replk-probe info'."
         )
     before = os.environ.get(variable)
     os.environ[variable] = isa

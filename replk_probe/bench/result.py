@@ -123,6 +123,8 @@ class Timing:
         error: Relative L2 error against float64, or None if it was not computed, as on a GPU.
         note: Reason why the variant was not measured or was measured less often, or None.
         share: Largest error against float64 as a share of its bound, on a GPU; above 1 if the result is wrong.
+        turns: Median time of the calls of each turn in seconds; turns of the same number were timed one after another.
+            Empty if the variant was not measured, and in results of earlier versions.
     """
 
     variant: str
@@ -132,6 +134,7 @@ class Timing:
     error: float | None = None
     note: str | None = None
     share: float | None = None
+    turns: tuple[float, ...] = field(default=(), metadata={"added_later": True})
 
 
 @dataclass(frozen=True)

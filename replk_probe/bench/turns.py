@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+
+from .result import Timing
 
 # Seconds: duration of a turn of short calls, and duration below which a turn starts with a call that is not counted,
 # because the turns of other variants have evicted the caches.
@@ -13,8 +17,8 @@ _MOST_CALLS_PER_TURN = 20
 
 def take_turns(
     names: Iterable[str], times: Callable[[str, int], list[float]], repeats: int, budget: float
-) -> dict[str, list[float]]:
-    """Seconds of the calls of each variant.
+) -> dict[str, list[list[float]]]:
+    """Seconds of the calls of each variant in each of its turns.
 
     Args:
         names: The variants.
@@ -24,13 +28,44 @@ def take_turns(
         budget: Seconds for one variant.
     """
     typical = {name: times(name, 1) for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name, found in typical.items() if found}
+    turns: dict[str, list[list[float]]] = {name: [] for name, found in typical.items() if found}
     for turn in range(repeats):
-        for name, found in seconds.items():
-            expected = min(found or typical[name])
-            if turn and sum(found) + expected > budget:
+        for name, found in turns.items():
+            seconds = [*chain.from_iterable(found)]
+            expected = min(seconds or typical[name])
+            if turn and sum(seconds) + expected > budget:
                 continue
             skipped = int(expected < _WARMED)
             count = max(1, min(int(_TURN / max(expected, 1e-9)), _MOST_CALLS_PER_TURN))
-            found += times(name, skipped + count)[skipped:]
-    return seconds
+            found.append(times(name, skipped + count)[skipped:])
+    return turns
+
+
+def timing_of(
+    variant: str,
+    turns: Sequence[Sequence[float]],
+    repeats: int,
+    *,
+    error: float | None = None,
+    share: float | None = None,
+) -> Timing:
+    """The timing of a variant, from the seconds of the calls in each of its turns.
+
+    Args:
+        variant: Name of the variant.
+        turns: What :func:`take_turns` returned for it.
+        repeats: Number of turns that were requested; the note states the number of calls if it is smaller.
+        error: As in :class:`~replk_probe.bench.Timing`.
+        share: As in :class:`~replk_probe.bench.Timing`.
+    """
+    calls = [*chain.from_iterable(turns)]
+    return Timing(
+        variant,
+        min(calls),
+        statistics.median(calls),
+        len(calls),
+        error,
+        f"{len(calls)} calls" if len(calls) < repeats else None,
+        share,
+        tuple(map(statistics.median, turns)),
+    )

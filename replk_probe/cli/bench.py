@@ -57,7 +57,9 @@ _PASSES = {"forward": "forward", "grad-input": "grad_input", "grad-weight": "gra
     "Data type. tf32 (float32 tensors, TF32 allowed in torch's convolution) and float16 are for a GPU.",
 )
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Number of threads. [default: torch's setting]")
-@click.option("--isa", type=click.Choice(["portable", "avx2", "avx512"]), help="Instruction set of the native kernels.")
+@click.option(
+    "--isa", type=click.Choice(["portable", "avx2", "avx512", "neon"]), help="Instruction set of the native kernels."
+)
 @click.option(
     "--repeats",
     type=click.IntRange(1),

@@ -17,11 +17,11 @@ _MOST_CHOICES = 20
 def command(as_json: bool) -> None:
     """Show the CPU, the native library, the convolution backend, the GPU and the stored choices of methods.
 
-    Environment variables for tests and bug reports: REPLK_PROBE_ISA (portable, avx2, avx512) and REPLK_PROBE_METHOD
-    (direct, fft, blocked, blocked-pfa, reference, aten, torch-fft) force a choice. REPLK_PROBE_SPECTRA_MB limits the
-    memory of prepared kernels. REPLK_PROBE_LIBRARY is the path of another library. An invalid value is reported with
-    exit status 1; if the library cannot be loaded, torch's convolution (aten) is used, and torch's Fourier transforms
-    (torch-fft) for the large kernels for which they are faster.
+    Environment variables for tests and bug reports: REPLK_PROBE_ISA (portable, avx2, avx512, neon) and
+    REPLK_PROBE_METHOD (direct, fft, blocked, blocked-pfa, reference, aten, torch-fft) force a choice.
+    REPLK_PROBE_SPECTRA_MB limits the memory of prepared kernels. REPLK_PROBE_LIBRARY is the path of another library. An
+    invalid value is reported with exit status 1; if the library cannot be loaded, torch's convolution (aten) is used,
+    and torch's Fourier transforms (torch-fft) for the large kernels for which they are faster.
     """
     from replk_probe.ops import describe_machine, describe_tuning
 

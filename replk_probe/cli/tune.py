@@ -51,11 +51,12 @@ def command(
 
     Every method is compared with the answer in float64 before it is timed, torch's own as well. Another method than the
     default is chosen only if it takes at most 0.9 of the time. Convolutions are measured from 7x7 and from 2^27
-    multiply-adds: images x channels x height x width x kernel height x kernel width. The choices are stored in
-    REPLK_PROBE_CACHE for this device and these versions of the software; 'replk-probe info' lists them. On a CPU,
-    nothing is measured without --force, because the native library chooses by a table.
+    multiply-adds (on a CPU 2^20): images x channels x height x width x kernel height x kernel width. The choices are
+    stored in REPLK_PROBE_CACHE for this device and these versions of the software; 'replk-probe info' lists them. On a
+    CPU, nothing is measured without --force, because the native library chooses by a table.
 
-    The commands erf and shape-bias choose by themselves in long runs on a GPU: see their option --tune.
+    The commands erf and shape-bias choose by themselves in long runs on a GPU: see their option --tune. On a CPU, they
+    use the choices with --tune force.
     """
     if clear:
         if {*given_options()} - {"clear"}:
@@ -119,10 +120,10 @@ def _described(one: TunedConvolution) -> str:
 
 
 def _refusals(refused: Iterable[Mapping[str, str]]) -> list[str]:
-    """Each reason once, with the number of convolutions that it applies to."""
+    """Each reason once, with the number of convolutions that it applies to; times are in the stored choices."""
     counts: dict[str, int] = {}
     for each in refused:
         for name, reason in each.items():
-            text = f"{name}: {reason}"
+            text = f"{name}: {'slower' if reason.startswith('slower: ') else reason}"
             counts[text] = counts.get(text, 0) + 1
     return [text + (f" ({count} convolutions)" if count > 1 else "") for text, count in counts.items()]

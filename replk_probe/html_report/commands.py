@@ -34,7 +34,7 @@ _SHAPE_BIAS_BATCH = 32  # the default of the command
 _STRONGEST = 8
 _IMAGENET, _ENSEMBLE = 1000, 80  # class names and templates that have a name
 _DEFAULT_TEMPLATES = ("a photo of a {}.",)
-_INSTRUCTION_SETS = ("portable", "avx2", "avx512")
+_INSTRUCTION_SETS = ("portable", "avx2", "avx512", "neon")
 # Seconds of a call beyond which a variant is only timed with --all.
 _SLOW_CALL = 4.0
 # Prefixes that are removed from the names in a file without an option.

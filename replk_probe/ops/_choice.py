@@ -65,7 +65,7 @@ class PlannedMethod:
     Attributes:
         method: ``direct``, ``fft``, ``blocked``, ``blocked-pfa`` or ``reference``; ``aten`` for torch's convolution, or
             ``torch-fft`` for torch's Fourier transforms.
-        isa: ``portable``, ``avx2`` or ``avx512``; None for ``aten`` and ``torch-fft``.
+        isa: One of :data:`INSTRUCTION_SETS`; None for ``aten`` and ``torch-fft``.
         tile: Lengths of the transforms of ``fft``, ``blocked-pfa`` and ``torch-fft``, rows and columns; else (0, 0).
         workspace_bytes: Scratch memory of a call for all threads together, in bytes.
         packed_bytes: Memory of a prepared weight, in bytes; 0 if the method does not prepare weights.
@@ -385,10 +385,10 @@ def forced_numbers(library: _loader.Library, force: Forced | None = None) -> tup
             f"Choose from {', '.join(name for name in _loader.ISAS if name != 'auto')}, or unset it."
         )
     isa = _loader.ISAS[wanted_isa or "auto"]
-    if isa > library.best_isa:
+    if isa and wanted_isa not in library.isas:
         raise BackendError(
-            f"{ISA_VARIABLE} is {wanted_isa!r}. This CPU, or the library as built, supports up to "
-            f"{_loader.ISA_NAMES[library.best_isa]}. Set that, or unset it."
+            f"{ISA_VARIABLE} is {wanted_isa!r}. This CPU, or the library as built, supports "
+            f"{' and '.join(library.isas)} only. Set {'one of them' if len(library.isas) > 1 else 'it'}, or unset it."
         )
     if wanted_method == TorchFFT.name:
         return isa, _loader.HOST

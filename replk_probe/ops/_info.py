@@ -31,7 +31,7 @@ class NativeInfo:
         path: File of the library, or None.
         abi_version: Version of the C interface that this package needs.
         compiler: Compiler that built the library, or None.
-        isa: Instruction set in use: ``portable``, ``avx2`` or ``avx512``; None without a library, or if the environment
+        isa: Instruction set in use, one of :data:`INSTRUCTION_SETS`; None without a library, or if the environment
             names an unknown instruction set or method, in which case no convolution runs.
         best_isa: Best instruction set that this CPU and the library support.
         methods: Methods that the library has for ``isa``; empty if ``isa`` is None.
@@ -212,7 +212,10 @@ def _cpuinfo() -> dict[str, str]:
 
 def _cpu_name() -> str:
     info = _cpuinfo()
-    return info.get("model name") or info.get("cpu") or platform.processor() or platform.machine()
+    # On Arm, numbers: without them, the choices of the tuner would be taken for those of every other model.
+    part = info.get("cpu part")
+    arm = part and f"Arm, implementer {info.get('cpu implementer')}, part {part}"
+    return info.get("model name") or info.get("cpu") or arm or platform.processor() or platform.machine()
 
 
 def _cpu_features() -> list[str]:

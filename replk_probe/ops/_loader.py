@@ -39,8 +39,9 @@ METHODS = {"auto": 0, "direct": 1, "fft": 2, "blocked": 3, "blocked-pfa": 4, "re
 ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "relu6": 3}
 METHOD_NAMES = {number: name for name, number in METHODS.items()}
 HOST = METHODS["aten"]
-INSTRUCTION_SETS = ("portable", "avx2", "avx512")
-"""Names of the instruction sets that the native library may have kernels for, from the slowest to the fastest."""
+INSTRUCTION_SETS = ("portable", "avx2", "avx512", "neon")
+"""Names of the instruction sets that the native library may have kernels for: ``"portable"`` on every CPU, ``"avx2"``
+and ``"avx512"`` on x86-64, and ``"neon"`` on 64-bit Arm. Those of one architecture are in the order of their speed."""
 ISAS = {name: number for number, name in enumerate(("auto", *INSTRUCTION_SETS))}
 ISA_NAMES = {number: name for name, number in ISAS.items()}
 
@@ -141,7 +142,7 @@ class NativeKernel:
 
     Attributes:
         method: ``"direct"``, ``"fft"``, ``"blocked"``, ``"blocked-pfa"`` or ``"reference"``.
-        isa: Instruction set: ``"portable"``, ``"avx2"`` or ``"avx512"``.
+        isa: Instruction set, one of :data:`replk_probe.ops.INSTRUCTION_SETS`.
         dtype: ``"float32"`` or ``"bfloat16"``.
         direction: ``"forward"``, ``"grad_input"`` or ``"grad_weight"``.
         uses_fft: Whether it computes through FFTs, whose rounding errors are relative to the whole plane.
@@ -164,6 +165,7 @@ class Library:
     # File of the OpenMP runtime whose threads it uses, which is torch's; None if it starts its own threads.
     openmp: str | None
     kernels: tuple[NativeKernel, ...]  # the kernels that this CPU can run
+    isas: tuple[str, ...]  # the instruction sets of these kernels
     plan: Any  # replk_dwconv2d_plan(Problem*, Plan*) -> status
     pack: Any  # replk_dwconv2d_pack(Problem*, Plan*, weight, packed) -> status
     run: Any  # replk_dwconv2d_run(Problem*, Plan*, Buffers*) -> status
@@ -248,12 +250,14 @@ def _open(path: Path) -> Library | str:
     # OpenMP's thread pool does not survive a fork: in a child process, waiting for it would never end.
     start, openmp = _torch_threads() if os.getpid() == _IMPORTED_IN else (None, None)
     functions["set_gomp_parallel"](start)
+    kernels = tuple(_kernels(functions["kernel"]))
     return Library(
         path=path,
         compiler=functions["compiler"]().decode(),
         best_isa=functions["best_isa"](),
         openmp=openmp,
-        kernels=tuple(_kernels(functions["kernel"])),
+        kernels=kernels,
+        isas=tuple(name for name in INSTRUCTION_SETS if any(kernel.isa == name for kernel in kernels)),
         plan=functions["plan"],
         pack=functions["pack"],
         run=functions["run"],

@@ -73,6 +73,7 @@ def test_the_peak_is_that_of_the_instruction_set_in_use(monkeypatch) -> None:
 
     class Library:
         best_isa = 3
+        isas = ("portable", "avx2", "avx512")
 
         def measure_fma_peak(self, isa, threads, seconds) -> float:
             asked.append(isa)

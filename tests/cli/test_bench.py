@@ -88,8 +88,13 @@ def test_a_wrong_environment_is_an_error_before_anything_is_timed(
 
 def test_the_script_prints_targets(tmp_path) -> None:
     command = [sys.executable, SCRIPT, "--shape", "1,4,9,9,31,31", "--pass", "grad-weight", "--repeats", "1"]
-    done = subprocess.run([*map(str, command), "--output", tmp_path], capture_output=True, text=True, check=False)
+    command += ["--output", tmp_path, "--json", tmp_path / "run.json"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     # 1 where a target is missed, as it may be on any machine.
     assert done.returncode in (0, 1) and not done.stderr, done.stderr
     assert "MISSED" in done.stdout or "is reached" in done.stdout
     assert (tmp_path / "bench.json").is_file()
+    cases = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["cases"]
+    ours, *others = cases
+    assert ours["variant"] == "functional" and ours["peer"] in {case["variant"] for case in others}
+    assert {case["name"] for case in cases} == {"1,4,9,31 grad_weight float32 avx512"} or native_info().isa != "avx512"

@@ -261,8 +261,7 @@ def test_each_method_and_instruction_set_can_be_forced(
     native: ops.NativeInfo, monkeypatch: pytest.MonkeyPatch, close: Close
 ) -> None:
     x, w, b = torch.randn(2, 16, 14, 13), torch.randn(16, 1, 7, 7), torch.randn(16)
-    isas = ("portable", "avx2", "avx512")
-    for isa in isas[: isas.index(str(native.best_isa)) + 1]:
+    for isa in dict.fromkeys(kernel.isa for kernel in ops.native_kernels()):
         monkeypatch.setenv("REPLK_PROBE_ISA", isa)
         info = ops.native_info()
         assert info.isa == isa and info.best_isa == native.best_isa
@@ -318,12 +317,13 @@ def test_a_wrong_environment_variable_is_an_error(
     ops.depthwise_conv2d(x, w)
 
 
-def test_an_instruction_set_above_the_cpus_is_an_error(native: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = _loader.find_library()
-    assert not isinstance(library, str)
-    monkeypatch.setattr("replk_probe.ops._loader.ISAS", {**_loader.ISAS, "avx1024": 4})
-    monkeypatch.setenv("REPLK_PROBE_ISA", "avx1024")
-    with pytest.raises(BackendError, match="This CPU, or the library as built, supports up to"):
+def test_an_instruction_set_of_another_processor_is_an_error(
+    native: ops.NativeInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = "avx2" if native.best_isa == "neon" else "neon"
+    monkeypatch.setenv("REPLK_PROBE_ISA", other)
+    words = f"REPLK_PROBE_ISA is '{other}'. This CPU, or the library as built, supports portable"
+    with pytest.raises(BackendError, match=words):
         ops.planned_method((1, 3, 9, 8), 5)
 
 
@@ -447,3 +447,20 @@ def test_what_is_installed_can_be_described() -> None:
     found = ops.describe_machine()
     assert found["torch"] == torch.__version__ and found["cores"] and found["cpu"] and found["cpu_features"]
     assert set(found["backends"]) == {"float32", "bfloat16", "float16", "float64"} and found["error"] is None
+
+
+def test_a_processor_without_a_name_is_named_by_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {"processor": "0", "features": "fp asimd bf16", "cpu implementer": "0x41", "cpu part": "0xd40"}
+    monkeypatch.setattr("replk_probe.ops._info._cpuinfo", lambda: entry)
+    found = ops.describe_machine()
+    assert (found["cpu"], found["cpu_features"]) == ("Arm, implementer 0x41, part 0xd40", ["asimd", "bf16"])
+
+
+@pytest.mark.parametrize(("images", "method"), [(1, "direct"), (8, "fft")])
+def test_reading_a_prepared_weight_counts_once_for_all_images(
+    native: ops.NativeInfo, monkeypatch: pytest.MonkeyPatch, images: int, method: str
+) -> None:
+    if native.best_isa != "avx512":
+        pytest.skip("the rates of the other instruction sets differ")
+    monkeypatch.delenv("REPLK_PROBE_ISA", raising=False)
+    assert ops.planned_method((images, 96, 56, 56), 7).method == method

@@ -155,6 +155,30 @@ def test_an_instruction_set_whose_intrinsics_the_compiler_lacks_is_left_out(chec
     assert library.replk_best_isa() <= 2
 
 
+def test_the_instruction_sets_are_those_of_the_compilers_target(checkout: Path, compiler: str) -> None:
+    log = checkout.parent / "log"
+    other = script(
+        checkout.parent,
+        f'echo "$@" >> {log}\ncase "$*" in *-dumpmachine*) echo riscv64-linux-gnu; exit;; esac\nexec {compiler} "$@"',
+    )
+    output = setup(
+        checkout, "build_ext", "--inplace", CXX=other, CXXFLAGS="-O0 -DREPLK_NO_AVX2 -DREPLK_NO_AVX512 -DREPLK_NO_NEON"
+    )
+    assert "for portable in" in output
+    words = log.read_text().split()
+    assert "-DREPLK_ISA=portable" in words and not {"-mavx2", "-DREPLK_ISA=neon"} & {*words}
+
+
+def test_a_cross_compiler_builds_neon_and_nothing_of_x86(checkout: Path) -> None:
+    cross = "aarch64-linux-gnu-g++"
+    if shutil.which(cross) is None:
+        pytest.skip(f"there is no {cross} here")
+    output = setup(checkout, "build_ext", "--inplace", CXX=cross)
+    assert f"Built {LIBRARY} with {cross} for portable, neon in" in output
+    header = (checkout / "replk_probe" / "ops" / LIBRARY).read_bytes()[:20]
+    assert header[:4] == b"\x7fELF" and int.from_bytes(header[18:20], "little") == 183  # EM_AARCH64
+
+
 def test_a_source_distribution_has_the_sources(checkout: Path) -> None:
     setup(checkout, "sdist", "--formats=gztar")
     (archive,) = (checkout / "dist").iterdir()

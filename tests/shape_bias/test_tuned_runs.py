@@ -49,7 +49,7 @@ def test_a_run_is_tuned_recorded_and_resumed(
         measured.append(problem)
         return Choice("direct", "the fastest", {"auto": 2.0, "direct": 1.0}, {}, "auto")
 
-    monkeypatch.setattr(choosing, "LEAST_MULTIPLY_ADDS", 1)
+    monkeypatch.setattr(choosing, "LEAST_MULTIPLY_ADDS", {"cpu": 1, "cuda": 1})
     monkeypatch.setattr(tuner, "choose", choose)
     monkeypatch.setattr(tuner, "_known", {})
     monkeypatch.setattr(decision_plan, "_NEAR_TIE", {"float32": 1e9})  # all stimuli are computed again, one by one

@@ -54,7 +54,13 @@ enum replk_method {
   REPLK_METHOD_HOST = 6,         // in a plan only: no method supports the problem; use the host's own convolution
 };
 
-enum replk_isa { REPLK_ISA_AUTO = 0, REPLK_ISA_PORTABLE = 1, REPLK_ISA_AVX2 = 2, REPLK_ISA_AVX512 = 3 };
+enum replk_isa {
+  REPLK_ISA_AUTO = 0,
+  REPLK_ISA_PORTABLE = 1,  // any CPU
+  REPLK_ISA_AVX2 = 2,      // x86-64
+  REPLK_ISA_AVX512 = 3,    // x86-64
+  REPLK_ISA_NEON = 4,      // 64-bit Arm
+};
 
 // What to compute.
 typedef struct replk_problem {

@@ -97,7 +97,7 @@ def choose_methods(
     # Where a network computes a convolution for several numbers of images, the largest one decides.
     largest = {one.for_any_count: one for one in sorted(noted, key=lambda one: one.n)}
     problems = [one for one in noted if largest[one.for_any_count] == one]
-    if not worthwhile(problems):
+    if not worthwhile(problems, device.type):
         return {}, []
     tunable = tunable or TorchDevice(device)
     folder = default_folder()

@@ -15,8 +15,9 @@ from ..methods.registry import reason_of
 from .device import Device
 
 BUDGET = 2.0  # seconds for a problem
-# Below, a call takes less than a tenth of a millisecond even at a hundredth of the peak of a card.
-LEAST_MULTIPLY_ADDS = 2**27
+# By type of device. Below, a call takes less than a tenth of a millisecond, on a card even at a hundredth of its peak,
+# and on a CPU on one core.
+LEAST_MULTIPLY_ADDS = {"cuda": 2**27, "cpu": 2**20}
 LEAST_TAPS = 7 * 7
 
 # Times of one method differ by up to this factor from one run to the next.
@@ -61,9 +62,9 @@ class Choice:
         return None if None in times else times[0] / times[1]  # type: ignore[operator]
 
 
-def is_worthwhile(problem: ConvProblem) -> bool:
-    """Whether a problem is large enough to be measured."""
-    return problem.multiply_adds >= LEAST_MULTIPLY_ADDS and problem.kh * problem.kw >= LEAST_TAPS
+def is_worthwhile(problem: ConvProblem, device_type: str) -> bool:
+    """Whether a problem is large enough to be measured on a device of a type, ``"cuda"`` or ``"cpu"``."""
+    return problem.multiply_adds >= LEAST_MULTIPLY_ADDS[device_type] and problem.kh * problem.kw >= LEAST_TAPS
 
 
 def choose(

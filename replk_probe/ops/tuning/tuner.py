@@ -94,9 +94,9 @@ def tune(
 ) -> TuningResult:
     """Find the fastest methods for the depthwise convolutions of a network, and use them from now on.
 
-    The network is run once, and its convolutions of at least 7x7 and 2^27 multiply-adds are measured: every method,
-    including torch's own, is compared with the answer in float64 and then timed. Another method than the default is
-    chosen only if it takes at most 0.9 of the time. Choices are stored in the folder ``tuning`` of the cache
+    The network is run once, and its convolutions of at least 7x7 and 2^27 multiply-adds, on a CPU 2^20, are measured:
+    every method, including torch's own, is compared with the answer in float64 and then timed. Another method than the
+    default is chosen only if it takes at most 0.9 of the time. Choices are stored in the folder ``tuning`` of the cache
     (``REPLK_PROBE_CACHE``) for this device and these versions of the software; in later processes they are checked
     again, but not timed. Operator calls never measure anything: they look the choice up.
 
@@ -174,7 +174,7 @@ def tune(
     }
     choices.install({key: None if isinstance(method, str) else method for key, method in methods.items()})
     convolutions = tuple(described(problem, choice) for problem, choice in found.items())
-    return TuningResult(tunable.label, convolutions, None if convolutions else _too_small(problems))
+    return TuningResult(tunable.label, convolutions, None if convolutions else _too_small(problems, place.type))
 
 
 def _usual_choice() -> str:
@@ -184,7 +184,7 @@ def _usual_choice() -> str:
     return "The native library chooses a method by a table."
 
 
-def _too_small(problems: Iterable[ConvProblem]) -> str:
+def _too_small(problems: Iterable[ConvProblem], device_type: str) -> str:
     """Why no problem of a network is measured."""
     found = list(problems)
     if not found:
@@ -200,7 +200,7 @@ def _too_small(problems: Iterable[ConvProblem]) -> str:
             f"{widest.kh}x{widest.kw}."
         )
     most = max(one.multiply_adds for one in found if one.kh * one.kw >= choosing.LEAST_TAPS)
-    least = choosing.LEAST_MULTIPLY_ADDS
+    least = choosing.LEAST_MULTIPLY_ADDS[device_type]
     return (
         f"Depthwise convolutions are measured from 2^{least.bit_length() - 1} ({least / 1e6:.3g} million) "
         f"multiply-adds. The largest one of the network has {most / 1e6:.3g} million. Use larger images or a larger "
@@ -261,7 +261,7 @@ def tune_problems(
     if device.forced is not None:
         _warn(f"No convolution was measured: {device.forced}.")
         return {}
-    buckets = worthwhile(problems)
+    buckets = worthwhile(problems, _type_of(device))
     environment = device.environment if buckets else {}
     bar: Any = progress_bar(buckets, desc="Tuning", unit="convolution", disable=not progress)
     for problem in bar:
@@ -280,14 +280,18 @@ def tune_problems(
     return found
 
 
-def worthwhile(problems: Iterable[ConvProblem]) -> list[ConvProblem]:
-    """The buckets of the problems that are large enough to be measured, each once."""
-    return list(dict.fromkeys(problem.bucket for problem in problems if is_worthwhile(problem)))
+def worthwhile(problems: Iterable[ConvProblem], device_type: str) -> list[ConvProblem]:
+    """The buckets of the problems that are large enough to be measured on a type of device, each once."""
+    return list(dict.fromkeys(problem.bucket for problem in problems if is_worthwhile(problem, device_type)))
+
+
+def _type_of(device: Device) -> str:
+    return device.label.partition(":")[0]
 
 
 def unmeasured(device: Device, problems: Iterable[ConvProblem], folder: Path) -> list[ConvProblem]:
     """The buckets that would have to be measured: no choice is known or stored."""
-    buckets = worthwhile(problems) if device.forced is None else []
+    buckets = worthwhile(problems, _type_of(device)) if device.forced is None else []
     environment = device.environment if buckets else {}
     known = tuple(sorted(environment.items()))
     return [one for one in buckets if (known, one) not in _known and read_choice(folder, environment, one) is None]

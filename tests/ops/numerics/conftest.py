@@ -20,7 +20,7 @@ from replk_probe.ops import native_info
 
 ABI_VERSION = 5
 PASSES = ("forward", "grad_input", "grad_weight")
-ISAS = ("auto", "portable", "avx2", "avx512")
+ISAS = ("auto", "portable", "avx2", "avx512", "neon")
 DTYPES = (torch.float32, torch.bfloat16)
 OK, INVALID_ARGUMENT, UNSUPPORTED, WORKSPACE_TOO_SMALL, OUT_OF_MEMORY, PLAN_MISMATCH, PACKED_MISMATCH = range(7)
 AUTO, HOST = 0, 6
@@ -101,10 +101,10 @@ class Native:
         library.replk_dwconv2d_pack.argtypes = [ctypes.c_void_p] * 4
         self.library = library
         assert library.replk_abi_version() == ABI_VERSION
-        self.isas = ISAS[1 : library.replk_best_isa() + 1]
         self.kernels = []
         while library.replk_dwconv2d_kernel(len(self.kernels), ctypes.byref(kernel := Kernel())) == OK:
             self.kernels.append(kernel)
+        self.isas = tuple(ISAS[isa] for isa in sorted({kernel.isa for kernel in self.kernels}))
         names = {kernel.method: kernel.name.decode().split()[0] for kernel in self.kernels}
         self.methods = {AUTO: "auto", **names, HOST: "host"}
         self.fast_methods = [name for name in names.values() if name != "reference"]

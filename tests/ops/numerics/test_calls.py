@@ -13,7 +13,7 @@ import pytest
 import torch
 
 PASSES = ("forward", "grad_input", "grad_weight")
-ISAS = ("auto", "portable", "avx2", "avx512")
+ISAS = ("auto", "portable", "avx2", "avx512", "neon")
 SHAPES = [
     ((2, 19, 7, 7), (13, 13)),
     ((1, 5, 33, 37), (7, 7)),
@@ -95,7 +95,7 @@ def test_a_prepared_weight_serves_both_passes_and_every_batch(numerics):
             assert all(entry == found[0] for entry in found)
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ISAS[1:])
 @pytest.mark.parametrize(("method", "size", "k"), [("fft", 40, 31), ("blocked-pfa", 14, 27)])
 @pytest.mark.parametrize("pass_name", ("forward", "grad_input"))
 def test_a_weight_changed_in_one_place_is_noticed(numerics, pass_name, method, size, k, isa):
@@ -339,7 +339,7 @@ def test_a_plan_of_another_problem_is_refused(numerics):
             )
         for name, value in {
             "method": kernel.method % 5 + 1,
-            "isa": kernel.isa % 3 + 1,
+            "isa": kernel.isa % 4 + 1,
             "tile_h": 7,
             "packed_bytes": 1,
         }.items():

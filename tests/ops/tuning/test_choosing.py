@@ -206,8 +206,11 @@ def test_methods_take_turns(card: Card) -> None:
 
 
 def test_small_problems_and_small_kernels_are_not_measured(card: Card, tmp_path: Path) -> None:
-    assert is_worthwhile(PROBLEM) and not is_worthwhile(replace(PROBLEM, kh=5, kw=5))
-    assert is_worthwhile(replace(PROBLEM, kh=7, kw=7)) and not is_worthwhile(replace(PROBLEM, n=1, c=1))
+    assert is_worthwhile(PROBLEM, "cuda") and not is_worthwhile(replace(PROBLEM, kh=5, kw=5), "cuda")
+    assert is_worthwhile(replace(PROBLEM, kh=7, kw=7), "cuda")
+    small = replace(PROBLEM, n=1, c=2)
+    assert not is_worthwhile(small, "cuda") and is_worthwhile(small, "cpu")
+    assert not is_worthwhile(replace(small, kh=5, kw=5), "cpu")
     device = card({"aten": 1e-3})
     assert tune_problems(device, [replace(PROBLEM, kh=5, kw=5)], folder=tmp_path) == {} and device.log == []
 
