@@ -62,7 +62,8 @@ void grad_input(void* context, int64_t begin, int64_t end, int) {
       const int64_t count = call.columns - j;
       const Vec x = load_up_to(input + j, count), given = load_up_to(grad + j, count);
       const Normal at = normal(x);
-      store_up_to(output + j, gelu_derivative(x, at) * fma(grad_scale, given, output_scale * (x * at.distribution)), count);
+      store_up_to(output + j, gelu_derivative(x, at) * fma(grad_scale, given, output_scale * (x * at.distribution)),
+                  count);
     }
   }
 }

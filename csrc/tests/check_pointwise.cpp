@@ -25,7 +25,8 @@ float slope(float x, int32_t activation) {
                             wide * std::exp(-0.5 * wide * wide) * 0.3989422804014327);
 }
 
-// Rows of `columns` elements, the last of which ends with the buffer, so that AddressSanitizer finds any access outside.
+// Rows of `columns` elements, the last of which ends with the buffer, so that AddressSanitizer finds any access
+// outside.
 template <class T>
 std::vector<T> matrix(int64_t rows, int64_t stride, int64_t columns) {
   return std::vector<T>(static_cast<size_t>(rows == 0 ? 0 : (rows - 1) * stride + columns), T{});

@@ -80,7 +80,8 @@ def activate(
         )
     if activation not in _loader.ACTIVATIONS:
         raise InvalidInputError(
-            f"The activation is {activation!r}. It must be one of {', '.join(filter(None, _loader.ACTIVATIONS))}, or None."
+            f"The activation is {activation!r}. It must be None or one of "
+            f"{', '.join(filter(None, _loader.ACTIVATIONS))}."
         )
     call = _call(product, output, derivative)
     call.activation = _loader.ACTIVATIONS[activation]

@@ -39,5 +39,5 @@ def test_arguments_that_do_not_match_are_refused() -> None:
     for bias in (torch.randn(4), torch.randn(3).double()):
         with pytest.raises(InvalidInputError, match=r"A dense float32 tensor \[3\]"):
             activate(x, x, bias)
-    with pytest.raises(InvalidInputError, match="It must be one of relu, gelu, relu6, or None"):
+    with pytest.raises(InvalidInputError, match="It must be None or one of relu, gelu, relu6"):
         activate(x, x, activation="silu")

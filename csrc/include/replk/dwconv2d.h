@@ -165,18 +165,18 @@ REPLK_API int32_t replk_gelu_grad_input(int32_t isa, int32_t threads, int64_t ro
 // elements from row to row and are at least `columns`.
 typedef struct replk_pointwise {
   int64_t rows, columns;
-  int32_t activation;        // replk_activation; GELU is the exact form
-  int32_t bias_of_columns;   // 0: one bias for each row; 1: one for each column
-  int32_t input_dtype;       // replk_dtype
-  int32_t output_dtype;      // replk_dtype
-  const void* input;         // forward: the product; backward: the gradient of the activation
+  int32_t activation;       // replk_activation; GELU is the exact form
+  int32_t bias_of_columns;  // 0: one bias for each row; 1: one for each column
+  int32_t input_dtype;      // replk_dtype
+  int32_t output_dtype;     // replk_dtype
+  const void* input;        // forward: the product; backward: the gradient of the activation
   int64_t input_stride;
-  const float* bias;         // or null; forward only
-  const float* residual;     // or null; forward only
+  const float* bias;      // or null; forward only
+  const float* residual;  // or null; forward only
   int64_t residual_stride;
-  void* output;              // written; may be `input` if types and strides are equal
+  void* output;  // written; may be `input` if types and strides are equal
   int64_t output_stride;
-  uint16_t* derivative;      // forward: written, or null; backward: read. An error of at most 2^-16 / 1.5
+  uint16_t* derivative;  // forward: written, or null; backward: read. An error of at most 2^-16 / 1.5
   int64_t derivative_stride;
 } replk_pointwise;
 

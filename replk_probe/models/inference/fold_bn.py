@@ -158,6 +158,7 @@ def on_one_side(first: fx.Node, second: fx.Node, keep: str) -> bool:
 
 
 def is_pointwise(conv: nn.Conv2d) -> bool:
+    """Whether a convolution is 1 x 1, without padding and groups, of any stride."""
     return conv.kernel_size == (1, 1) and conv.padding in ((0, 0), "valid") and conv.groups == 1
 
 
@@ -186,5 +187,6 @@ def _fuse_bn_conv(bn: nn.Module, conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module in the place of another one, in inference mode."""
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module.eval())

@@ -1,8 +1,8 @@
 """Pointwise layers and the activation between or after them, computed for a few positions at a time.
 
-A pair of 1 x 1 convolutions, or linear layers, and the activation between them are one layer here. The activations exist
-only for as many positions as fit into the cache. What is kept for the backward pass is the derivative of the activation
-in 16 bits, which takes half of the memory that autograd needs.
+A pair of 1 x 1 convolutions, or linear layers, and the activation between them are one layer here. The activations
+exist only for as many positions as fit into the cache. What is kept for the backward pass is the derivative of the
+activation in 16 bits, which takes half of the memory that autograd needs.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class PointwiseBlock(nn.Module):
             second: Layer of the same kind as ``first``, or None.
         """
         super().__init__()
-        self.first = first
+        self.first: nn.Module = first
         self.act = nn.Identity() if act is None else act
         self.second = nn.Identity() if second is None else second
         self._activation = None if act is None else activation_name(act)
@@ -81,9 +81,10 @@ class PointwiseBlock(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
         first = self.first
-        is_frozen = isinstance(first, FrozenConv2d | FrozenLinear)
-        is_small = input.numel() // self._matrices()[0].shape[1] * self._matrices()[0].shape[0] < _LEAST_ACTIVATIONS
-        if not is_frozen or is_small or is_autocast(input.device) or not is_pointwise_native(input):
+        hidden, channels = first.weight.shape[:2]
+        is_small = input.numel() // channels * hidden < _LEAST_ACTIVATIONS
+        is_native = is_pointwise_native(input) and not is_autocast(input.device)
+        if not isinstance(first, FrozenConv2d | FrozenLinear) or is_small or not is_native:
             output: Tensor = self.second(self.act(first(input)))
             return output
         reduced = (first.is_reduced(input.shape, forward=True), first.is_reduced(input.shape, forward=False))

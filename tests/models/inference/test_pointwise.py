@@ -51,13 +51,21 @@ def drawn(kind: str) -> list[Tensor]:
     torch.manual_seed(0)
     if kind == "linear":
         planes = torch.randn(2, 6, 33, 35).permute(0, 2, 3, 1)
-        return [torch.randn(40, 6), torch.randn(2, 9, 6), torch.randn(2, 5, 4, 6), planes, torch.randn(6, 3, 5).permute(1, 2, 0)]
+        return [
+            torch.randn(40, 6),
+            torch.randn(2, 9, 6),
+            torch.randn(2, 5, 4, 6),
+            planes,
+            torch.randn(6, 3, 5).permute(1, 2, 0),
+        ]
     maps = torch.randn(2, 6, 9, 5)
     return [maps, maps.contiguous(memory_format=torch.channels_last), torch.randn(1, 6, 1, 1), maps[:, :, ::2]]
 
 
 def near(found: Tensor, expected: Tensor, bound: float) -> bool:
-    return found.shape == expected.shape and bool((found.double() - expected).abs().max() <= bound * expected.abs().max())
+    return found.shape == expected.shape and bool(
+        (found.double() - expected).abs().max() <= bound * expected.abs().max()
+    )
 
 
 @pytest.mark.parametrize("second", [True, False], ids=["pair", "single"])
@@ -129,7 +137,8 @@ def test_bfloat16_products(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         output, gradient = both_passes(block, x)
         assert output.dtype == gradient.dtype == torch.float32
         errors[forward, backward] = [
-            float((one.double() - other).norm() / other.norm()) for one, other in ((output, expected), (gradient, slope))
+            float((one.double() - other).norm() / other.norm())
+            for one, other in ((output, expected), (gradient, slope))
         ]
     # Each of the three roundings of a pass has a relative error of at most 2^-8; random errors add up to less.
     assert errors[False, False][0] < CLOSE and errors[False, False][1] < SLOPE
