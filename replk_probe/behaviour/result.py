@@ -28,6 +28,7 @@ from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, rea
 from replk_probe.runtime.provenance import RunInfo
 from replk_probe.shape_bias.model_vs_human.raw_data import subject_of
 from replk_probe.shape_bias.result import GivenDecisions
+from replk_probe.shape_bias.statistics import few_note
 
 from .benchmark_sets import BENCHMARK_SETS, BenchmarkSet
 from .consistency import NUMBERS
@@ -425,6 +426,10 @@ def _notes_of(sets: Sequence[SetScores]) -> Iterator[str]:
                 f"There are no trials in the condition{'s' * (len(lacking) > 1)} {', '.join(lacking)} of the set "
                 f"{each.name}. Its average over conditions is undefined."
             )
+        n, name = min((found.n, one.name) for one in each.observers for found in one.by_condition.values())
+        few = few_note([n], f"images of {name} in a condition of {each.name}")
+        if few:
+            yield few
     fewer: dict[str, list[str]] = {}
     published = set()
     for each in sets:

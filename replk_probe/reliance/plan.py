@@ -383,7 +383,7 @@ class ReliancePlan(Divisible[RelianceState, RelianceResult]):
             luminance = [with_channels(one.permute(1, 2, 0).cpu().numpy(), 1) for one in images]
             values = torch.from_numpy(np.stack(luminance)).permute(0, 3, 1, 2).to(images.device)
         mean, std = (torch.tensor(one, device=images.device)[:, None, None] for one in self.statistics)
-        return (values.float() / 255 - mean) / std
+        return values.float().div_(255).sub_(mean).div_(std)
 
     def _logits(self, prepared: PreparedModel, inputs: Tensor) -> npt.NDArray[np.float32]:
         """Outputs of the network ``[N, classes]``, in several batches if the memory does not suffice for one."""

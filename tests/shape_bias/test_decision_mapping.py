@@ -184,9 +184,21 @@ def test_missing_mapping_file(tmp_path: Path) -> None:
 
 def test_mapping_is_chosen_by_the_number_of_outputs() -> None:
     own = ("alpha", "beta", "gamma")
-    assert mapping_for(1000) is imagenet_mapping()
+    assert mapping_for(1000) == imagenet_mapping()
     assert mapping_for(16).indices == tuple((index,) for index in range(16))
     assert mapping_for(3, own).categories == own
+
+
+def test_some_of_the_16_categories_need_no_mapping() -> None:
+    found = mapping_for(1000, ["dog", "cat"])
+    known = dict(zip(imagenet_mapping().categories, imagenet_mapping().indices, strict=True))
+    assert found.name == "imagenet-1k" and found.categories == ("cat", "dog")
+    assert found.indices == (known["cat"], known["dog"])
+    # Classes of other categories are never decided.
+    assert decide(category_probabilities(np.eye(1000)[[404, 281, 151]] * 9, found), found.categories)[1:] == (
+        "cat",
+        "dog",
+    )
 
 
 @pytest.mark.parametrize(
