@@ -1,8 +1,8 @@
 """Overhead of measuring reliance over the forward passes alone, in CPU time and in wall time, in one run.
 
-The bare loop runs forward passes of the same prepared network, in batches of the same size, once for the original images
-and once for each suppression; its inputs are in memory before timing starts. Both take turns. CPU time is that of all
-threads of the process, so that it does not depend on what else runs on the machine.
+The bare loop runs forward passes of the same prepared network, in batches of the same size, once for the original
+images and once for each suppression; its inputs are in memory before timing starts. Both take turns. CPU time is that
+of all threads of the process, so that it depends less on what else runs on the machine.
 
     python scripts/bench_reliance.py                                      # ResNet-50, drawn images of 224 px
     python scripts/bench_reliance.py --without non-local-means            # without these suppressions
@@ -46,7 +46,7 @@ def bare_loop(plan: ReliancePlan) -> Callable[[], None]:
 
     def run() -> None:
         with measuring(plan.device, plan.size), torch.inference_mode():
-            for batch in inputs.split(plan.config.batch_size):
+            for batch in torch.split(inputs, plan.config.batch_size):
                 for _ in range(1 + len(plan.suppressions)):
                     compute_logits(network, batch)
 

@@ -55,8 +55,6 @@ from .result import AttributedImage, AttributionResult, ErfWindow
 from .state import AttributionState
 
 ON_IMAGE = "image"
-# Entries of the record that exist only where an option was given.
-_OPTIONAL = ("given_layer", "erf", "mean", "std", "channels", "bgr")
 
 
 def plan_attribution(
@@ -193,6 +191,7 @@ class AttributionPlan(Divisible[AttributionState, AttributionResult]):
     _cam_layer: TargetLayer | None = field(default=None, init=False, repr=False)  # layer of Grad-CAM
 
     _options = ("method", "target", "thresholds", "precision", "device", "channels", "mean", "std", "bgr", "size")
+    _optional = ("given_layer", "erf", "mean", "std", "channels", "bgr")
 
     def __post_init__(self) -> None:
         """Compute digests of the images and of a module, which names do not identify."""
@@ -241,11 +240,6 @@ class AttributionPlan(Divisible[AttributionState, AttributionResult]):
         if self.inputs.source != "tensor":
             record["resize"] = "bicubic, warped to input_size"
         return record | {f"version of {package}": versions[package] for package in ("replk-probe", "torch", "timm")}
-
-    def same_run(self, result: AttributionResult) -> bool:
-        """Whether a finished result is of the same measurement."""
-        record = dict.fromkeys(_OPTIONAL) | self.record
-        return all(result.run.config.get(name) == value for name, value in record.items())
 
     @property
     def _environment(self) -> Mapping[str, Any]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ResultT = TypeVar("ResultT", bound="Result")
 
+_SAVED = "replk_probe.saved"  # entry of the context of a command
+
 
 def announce(plan: Any, untrained: str) -> None:
     """Warn of random weights, with the clause ``untrained``; all other notes are part of the table of results."""
@@ -97,6 +99,7 @@ def run_plan(
     if not ranges and process is not None:
         ranges = plan.parts(process.count)
     parts = part_folders(checkpoint, ranges)
+    states = [*parts.values()] or [checkpoint]
     finished: ResultT | None = None
     with together():
         if process is None or process.rank == 0:
@@ -105,10 +108,13 @@ def run_plan(
                     f"Cannot resume {checkpoint}. The run was started without torchrun. Resume it without torchrun, or "
                     "start again without resume."
                 )
-            finished, resume = _to_resume(plan, folder, [*parts.values()] or [checkpoint], load, resume)
+            finished, resume = _to_resume(plan, folder, states, load, resume, allow_other_device)
             if not resume and (parts or not exists(checkpoint)):
                 shutil.rmtree(checkpoint, ignore_errors=True)
+    # Folders of the results of this command.
+    saved = click.get_current_context().meta.setdefault(_SAVED, [])
     if gathered(finished is not None)[0]:
+        saved.append(folder)
         return finished
     try:
         prefix = f"{plan.name}: "
@@ -120,11 +126,15 @@ def run_plan(
             )
     except KeyboardInterrupt:
         click.echo(err=True)
-        note("Interrupted. Completed work is kept. Resume with:")
-        note(f"  {command_line('--resume')}")
+        if saved or any(map(exists, states)):
+            note("Interrupted. Completed work is kept. Resume with:")
+            note(f"  {command_line('--resume')}")
+        else:
+            note("Interrupted. Nothing was saved. Run the command again.")
         raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
     if result is not None:
         result.save(folder)
+        saved.append(folder)
         discard(checkpoint)
         if parts:
             shutil.rmtree(checkpoint, ignore_errors=True)
@@ -132,9 +142,18 @@ def run_plan(
 
 
 def _to_resume(
-    plan: Any, folder: Path, states: Sequence[Path], load: Callable[[Path], ResultT], resume: bool
+    plan: Any,
+    folder: Path,
+    states: Sequence[Path],
+    load: Callable[[Path], ResultT],
+    resume: bool,
+    allow_other_device: bool,
 ) -> tuple[ResultT | None, bool]:
-    """The result if the run is finished, and whether there is a state to resume from; notes what is done instead."""
+    """The result if the run is finished, and whether there is a state to resume from; notes what is done instead.
+
+    Raises:
+        ResumeError: The run is finished, but had other options: its result is not replaced.
+    """
     from replk_probe.runtime.checkpoint import exists
 
     if any(map(exists, states)):
@@ -144,9 +163,11 @@ def _to_resume(
     if resume:
         with contextlib.suppress(InvalidInputError):
             finished = load(folder)
-            if plan.same_run(finished):
-                note(f"{plan.name}: already measured, see {folder}")
-                return finished, False
+            difference = plan.difference(finished, allow_other_device=allow_other_device)
+            if difference is not None:
+                raise ResumeError(f"Cannot resume {folder}. {difference}")
+            note(f"{plan.name}: already measured, see {folder}")
+            return finished, False
         note(f"{plan.name}: nothing to resume in {folder}. Starting a new run.")
     return None, False
 

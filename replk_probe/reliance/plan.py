@@ -61,8 +61,6 @@ from .transforms import OPENCV_METHODS, check_size, opencv, opencv_filtered, tra
 # relative to the largest output, are evaluated again in a batch of their own. Outputs were observed to differ by 5e-7
 # of the largest in float32, and by up to a unit in the last place of bfloat16, which has eight bits.
 _NEAR_TIE = {"float32": 2e-5, "reduced": 1e-3}
-# Entries that a record lacks where the option was not given.
-_OPTIONAL = ("entry of the weights", "mean", "std", "channels", "bgr", "version of opencv")
 
 
 def plan_reliance(
@@ -180,6 +178,7 @@ class ReliancePlan(Divisible[RelianceState, RelianceResult]):
     own_code: bool = False  # whether the name of the model does not identify it
 
     _options = ("model", "precision", "device", "suppressions", "channels", "mean", "std", "bgr", "size")
+    _optional = ("entry of the weights", "mean", "std", "channels", "bgr", "version of opencv")
 
     def __post_init__(self) -> None:
         """Compute the digest of a module, which its name does not identify."""
@@ -228,11 +227,6 @@ class ReliancePlan(Divisible[RelianceState, RelianceResult]):
             **{name: value for name, value in optional.items() if value is not None},
             **{f"version of {name}": versions[name] for name in ("replk-probe", "torch", "torchvision", "timm")},
         }
-
-    def same_run(self, result: RelianceResult) -> bool:
-        """Whether a finished result is of the same measurement."""
-        record = dict.fromkeys(_OPTIONAL) | self.record
-        return all(result.run.config.get(name) == value for name, value in record.items())
 
     @property
     def _environment(self) -> Mapping[str, Any]:

@@ -18,9 +18,9 @@ _Z = 1.959963984540054
 DRAWS = 1000
 SEED = 0
 
-# Numbers of resampled items, in all and on average within a group, for which the intervals of a bootstrap are too narrow.
-# The mean of n resampled items varies less than that of n new ones, by the factor sqrt((n - 1) / n): more than a tenth
-# less for 5. In proportions of fewer than 20, values that did not occur are often missing.
+# With fewer items in all, or fewer in a group on average, the intervals of a bootstrap are too narrow. The mean of n
+# resampled items varies less than that of n new ones, by the factor sqrt((n - 1) / n): by more than a tenth for 5. Among
+# fewer than 20, decisions that are not frequent are often missing.
 _FEW, _FEW_EACH = 20, 6
 
 # Cue that a decision follows.
