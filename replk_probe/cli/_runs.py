@@ -15,7 +15,7 @@ import click
 from replk_probe.errors import InvalidInputError, ReplkProbeError, ResumeError
 
 from ._options import command_line
-from ._output import EXIT_INTERRUPTED, failure, note
+from ._output import EXIT_INTERRUPTED, failure, note, with_options
 
 if TYPE_CHECKING:
     from replk_probe.results import Result
@@ -200,7 +200,7 @@ def warnings_as_notes(kind: type[Warning], prefix: str = "") -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, kind):
-                note(f"{prefix}{message}", fg="yellow")
+                note(with_options(f"{prefix}{message}", click.get_current_context().command), fg="yellow")
             else:
                 usual(message, category, *where, **more)
 

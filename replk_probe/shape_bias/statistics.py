@@ -19,8 +19,8 @@ DRAWS = 1000
 SEED = 0
 
 # With fewer items in all, or fewer in a group on average, the intervals of a bootstrap are too narrow. The mean of n
-# resampled items varies less than that of n new ones, by the factor sqrt((n - 1) / n): by more than a tenth for 5. Among
-# fewer than 20, decisions that are not frequent are often missing.
+# resampled items varies less than that of n new ones, by the factor sqrt((n - 1) / n): by more than a tenth for 5.
+# Among fewer than 20, decisions that are not frequent are often missing.
 _FEW, _FEW_EACH = 20, 6
 
 # Cue that a decision follows.

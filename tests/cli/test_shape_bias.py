@@ -359,9 +359,9 @@ def test_nothing_asked_for_with_all_in_the_cache(
         ),
         (("--weights", "random"), "--weights was given without --model."),
         (("--mapping", "labels.json"), "--mapping was given without --model."),
-        (("--model", "resnet18", "--stimuli", "synthetic", "--allow-partial"), "Leave allow_partial out"),
-        (("--model", "resnet18", "--stimuli", "nowhere", "--allow-partial"), "Leave allow_partial out"),
-        (("--allow-partial",), "Leave allow_partial out"),
+        (("--model", "resnet18", "--stimuli", "synthetic", "--allow-partial"), "Leave --allow-partial out"),
+        (("--model", "resnet18", "--stimuli", "nowhere", "--allow-partial"), "Leave --allow-partial out"),
+        (("--allow-partial",), "Leave --allow-partial out"),
         (
             ("--model", "resnet18", "--weights", "random", "--stimuli", "synthetic"),
             "the 16 categories of the stimuli (",
