@@ -59,6 +59,7 @@ RESULT_FILES = (
     "stimuli.names",
     "decision_mapping",
     "decisions",
+    "head_names",
     "observers",
     "cue_scores",
     "suppressions",
@@ -190,7 +191,7 @@ RULES = (
         (
             *("errors", "models", "models.*", "images", "images.*", "runtime.*", "{package}.*"),
             *("shape_bias.classifier", "shape_bias.loading", "shape_bias.decision_mapping", "shape_bias.stimuli.names"),
-            *("shape_bias.statistics", "shape_bias.stimuli.stimulus_set", "shape_bias.synthetic"),
+            *("shape_bias.stimuli.stimulus_set", "shape_bias.synthetic"),
         ),
         ("torch", "torchvision", "numpy", "PIL", "cv2"),
         not_modules=PLOTS,
