@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.checks import whole
-from replk_probe.runtime.paths import usable_path
+from replk_probe.runtime.paths import text_of, usable_path
 
 from .stimuli.names import CATEGORIES, check_categories
 
@@ -124,7 +124,7 @@ def load_mapping(path: str | Path) -> LabelMapping:
     """
     path = usable_path(path, "The mapping file")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_distinct)
+        record = json.loads(text_of(path), object_pairs_hook=_distinct)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InvalidInputError(

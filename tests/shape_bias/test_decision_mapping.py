@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,12 @@ def test_unreadable_mapping_files_are_refused(tmp_path: Path, text: str, message
     path.write_text(text)
     with pytest.raises(InvalidInputError, match=message):
         load_mapping(path)
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidInputError, match=r"Cannot read the mapping .*pipe\. It is not a regular file\."):
+        load_mapping(tmp_path / "pipe")
 
 
 def test_missing_mapping_file(tmp_path: Path) -> None:
