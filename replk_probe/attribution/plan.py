@@ -33,7 +33,7 @@ from replk_probe.models.class_names import class_names
 from replk_probe.models.inference.batch_norm import correct_batch_norms
 from replk_probe.models.inference.check import check_on, evaluating, random_image
 from replk_probe.models.inference.copying import device_and_dtype, on_device
-from replk_probe.models.inference.environment import environment_of
+from replk_probe.models.inference.environment import environment_of, versions_on
 from replk_probe.models.inference.prepare import PreparedModel, prepared_copy, unprepared
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.records import statistics_note
@@ -286,6 +286,7 @@ class AttributionPlan(Divisible[AttributionState, AttributionResult]):
                 backend=prepared.backend,
                 seconds=round(state.seconds, 3),
                 config=record,
+                versions=versions_on(self.device),
             )
             notes = [*self.notes, *self._cam_notes, *state.notes, *state.device_notes, prepared.note]
             return AttributionResult(

@@ -211,7 +211,7 @@ def _legend(samples: Sequence[Any], width: float) -> dict[str, Any]:
     widths = [text_points(one.get_label(), SMALL_SIZE) + around for one in samples]
 
     def points(columns: int) -> float:
-        return sum(max(column) for column in np.array_split(widths, columns) if len(column))
+        return float(sum(max(column) for column in np.array_split(widths, columns) if len(column)))
 
     columns = next((one for one in range(_MOST_COLUMNS, 1, -1) if points(one) <= 72 * width), 1)
     style = {"ncols": columns, "frameon": False, "fontsize": SMALL_SIZE, "labelcolor": MUTED, "labelspacing": 0.3}

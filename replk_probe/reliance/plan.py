@@ -26,7 +26,7 @@ from replk_probe.models.architectures.micro import is_micro
 from replk_probe.models.checkpoints.digest import bytes_of_model, digest_of
 from replk_probe.models.class_names import class_names
 from replk_probe.models.inference.copying import on_device
-from replk_probe.models.inference.environment import environment_of
+from replk_probe.models.inference.environment import environment_of, versions_on
 from replk_probe.models.inference.prepare import PreparedModel, prepared_copy
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.records import statistics_note
@@ -264,6 +264,7 @@ class ReliancePlan(Divisible[RelianceState, RelianceResult]):
                 backend=prepared.backend,
                 seconds=round(state.seconds, 3),
                 config=self.record | {"arithmetic": prepared.arithmetic, "resize": "bicubic, warped to input_size"},
+                versions=versions_on(self.device),
             )
             depths = state.depths[state.depths > 0].tolist()
             notes = [*self.notes, depth_note(depths), *state.device_notes, prepared.note]
