@@ -131,7 +131,8 @@ def _chart(
     if number_name == "accuracy":
         return dot_chart(title, sets, series, "Accuracy, %", limits=(0.0, 1.0), scale=100.0)
     ends = [end for one in series for _, x, interval, _ in one.points for end in (x, *(interval or ()))]
-    limits = next(one for one in _LIMITS if one[0] <= min(ends, default=0.0) and max(ends, default=0.0) <= one[1])
+    low, high = min(ends, default=0.0), max(ends, default=0.0)
+    limits = next((one for one in _LIMITS if one[0] <= low and high <= one[1]), _LIMITS[-1])
     return dot_chart(title, sets, series, "Error consistency", limits=limits)
 
 
