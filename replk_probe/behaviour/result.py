@@ -426,10 +426,14 @@ def _notes_of(sets: Sequence[SetScores]) -> Iterator[str]:
                 f"There are no trials in the condition{'s' * (len(lacking) > 1)} {', '.join(lacking)} of the set "
                 f"{each.name}. Its average over conditions is undefined."
             )
-        n, name = min((found.n, one.name) for one in each.observers for found in one.by_condition.values())
-        few = few_note([n], f"images of {name} in a condition of {each.name}")
-        if few:
-            yield few
+    smallest = {
+        each.name: min(found.n for one in each.observers for found in one.by_condition.values()) for each in sets
+    }
+    small = [name for name, n in smallest.items() if few_note([n], "images")]
+    where = ", ".join(small) if len(small) <= 3 else f"{len(small)} sets"
+    few = few_note([min(smallest.values())], f"images of an observer in a condition of {where}")
+    if few:
+        yield few
     fewer: dict[str, list[str]] = {}
     published = set()
     for each in sets:

@@ -99,7 +99,7 @@ def test_observers_with_fewer_trials_are_noted(random_trials: MakeTrials) -> Non
     )
     found = BehaviourResult.from_trials([network, short, person])
     few = (
-        "The number of images of subject-01 in a condition of contrast is only 3: bootstrap intervals over them are "
+        "The number of images of an observer in a condition of contrast is only 3: bootstrap intervals over them are "
         "too narrow."
     )
     assert found.notes == (few, note)
