@@ -15,14 +15,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from replk_probe.models.inference.check import is_near, random_image, tolerance
 from replk_probe.models.inference.copying import device_and_dtype
-from replk_probe.models.inference.gradient_box import Box
+from replk_probe.models.inference.gradient_box import Box, put_back
 from replk_probe.runtime.devices import strict_arithmetic
 
 from .dataflow import Value
@@ -50,6 +51,24 @@ _WORTHWHILE = 0.8
 _CHECKED_AT = 96
 
 
+class _Cropped(torch.autograd.Function):
+    """A box of a map as a tensor of its own, in the layout of the map, as is its gradient.
+
+    The gradient that torch computes for a slice has always contiguous planes, in which the layers before it are slower.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, box: Box) -> Tensor:
+        ctx.box = box
+        ctx.like = torch.empty_strided(maps.shape, maps.stride(), device="meta")
+        return maps[:, :, box[0], box[1]].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return put_back(grad, ctx.box, ctx.like), None
+
+
 @dataclass(frozen=True)
 class Crop:
     """Rows and columns of one map with which the computation continues.
@@ -65,8 +84,9 @@ class Crop:
     box: Box
 
     def of(self, maps: Tensor) -> Tensor:
-        """The box as a copy, whose axes have the same order in memory."""
-        return maps[..., self.box[0], self.box[1]].clone()
+        """The box of ``maps``, as a copy."""
+        found: Tensor = _Cropped.apply(maps, self.box)  # type: ignore[no-untyped-call]
+        return found
 
 
 @dataclass(frozen=True)
