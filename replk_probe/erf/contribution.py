@@ -215,8 +215,7 @@ class InputGradient:
     ) -> None:
         self._model: nn.Module | None = module_of(model)
         self._prepared = isinstance(model, PreparedModel)
-        self._confined = confined and isinstance(model, PreparedModel)
-        self._reduced = isinstance(model, PreparedModel) and model.reduced
+        self._confined = model if confined and isinstance(model, PreparedModel) else None
         self._regions: dict[tuple[int, ...], ForwardRegion] = {}
         self._layer, self._target = point_of(self._model, layer), check_target(target)
         self._position, self._seed = parse_position(position), check_seed(seed)
@@ -400,7 +399,7 @@ class InputGradient:
 
     def close(self) -> None:
         """Release the model."""
-        self._model = self._layer = None
+        self._model = self._layer = self._confined = None
 
     def _value(self, features: Tensor, point: TargetLayer) -> Tensor:
         """The number of each image that is differentiated, ``[N]``.
@@ -414,11 +413,12 @@ class InputGradient:
 
     def _region(self, model: nn.Module, inputs: tuple[Tensor, ...], point: TargetLayer) -> ForwardRegion:
         """The part of each map that is computed."""
-        if not self._confined or len(inputs) > 1:
+        if self._confined is None or len(inputs) > 1:
             return ForwardRegion(point)
         shape = tuple(inputs[0].shape[1:])
         if shape not in self._regions:
-            self._regions[shape] = find_region(model, shape[0], point, reduced=self._reduced)
+            self._regions[shape] = find_region(model, shape[0], point, reduced=self._confined.reduced)
+            self._confined.methods.take()  # those of the comparison
         return self._regions[shape]
 
     def _gradient(self, model: nn.Module, inputs: tuple[Tensor, ...], point: TargetLayer) -> tuple[Tensor, ...]:
