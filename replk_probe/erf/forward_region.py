@@ -29,7 +29,7 @@ from replk_probe.runtime.devices import strict_arithmetic
 from .dataflow import Value
 from .position_rule import Place
 from .probe_layer import traced_value
-from .receptive_field.span import Field, Span, has_place
+from .receptive_field.span import Field, has_place
 from .target_layer import TargetLayer, layer_hook, run_to
 
 # Operations with weights, whose sizes are not those of a map.
@@ -248,12 +248,13 @@ def _region_of(value: Value, field: Field, target: TargetLayer) -> ForwardRegion
     left_out = [(0, 0), (0, 0)]
     crops = []
     for one in reversed([*value.dominators()][1:]):
-        if one.index < begin or one.index not in paths or not isinstance(one.field, Field) or not _is_map(one):
+        source = one.field
+        if one.index < begin or one.index not in paths or not isinstance(source, Field) or not _is_map(one, source):
             continue
         sides = [
             side
             for axis, extent, gone in zip(axes, one.shape[2:], left_out, strict=True)
-            if (side := axis.side(field, one.field, extent, gone)) is not None
+            if (side := axis.side(field, source, extent, gone)) is not None
         ]
         saves = math.prod(side.kept for side in sides) < _WORTHWHILE * math.prod(side.before for side in sides)
         if len(sides) == len(axes) and saves:
@@ -300,12 +301,11 @@ def _paths_of(values: Sequence[Value]) -> dict[int, str | None]:
     return found
 
 
-def _is_map(value: Value) -> bool:
+def _is_map(value: Value, field: Field) -> bool:
     """Whether the axes of a value are those of the images, ``[1, C, H, W]``."""
-    axes = value.field.axes if isinstance(value.field, Field) else ()
-    if len(value.shape) != 4 or any(map(has_place, axes[:2])):
+    if len(value.shape) != 4 or any(map(has_place, field.axes[:2])):
         return False
-    return axes[2:] == tuple((atom,) for atom in zip("yx", value.shape[2:], strict=True))
+    return field.axes[2:] == tuple((atom,) for atom in zip("yx", value.shape[2:], strict=True))
 
 
 def _is_local(value: Value) -> bool:
