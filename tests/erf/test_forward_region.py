@@ -61,7 +61,9 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], str | None, tuple[int, int], 
     "convnext": (
         lambda: timm.create_model("convnext_atto", depths=(1, 1, 2, 1), dims=(8, 16, 24, 32)), None, (500, 389), True
     ),
-    "replknet": (lambda: RepLKNet((13, 9, 7), (1, 1, 1), (8, 16, 16), strides=(4, 2, 2), **SMALL), None, (323, 416), True),
+    "replknet": (
+        lambda: RepLKNet((13, 9, 7), (1, 1, 1), (8, 16, 16), strides=(4, 2, 2), **SMALL), None, (323, 416), True
+    ),
     "slak": (lambda: SLaK((13, 11, 9), (1, 1, 1), (8, 12, 16), layer_scale=1.0, **SMALL), None, (320, 259), True),
     "unireplknet": (lambda: UniRepLKNet((1, 1), (8, 16), kernel_sizes=((3,), (13,)), **SMALL), None, (160, 160), False),
     "mobilenet v2": (lambda: LargeKernelMobileNetV2(9, 3, **SMALL), "stage2", (259, 192), True),
@@ -137,18 +139,13 @@ def networks(draw: st.DrawFn) -> nn.Sequential:
             conv = nn.Conv2d(3 if index == 0 else 4, 4, kernel, stride, padding, dilation=draw(st.integers(1, 2)))
             layers += [integer(conv, index), nn.ReLU()]
         else:
-            layers.append(nn.MaxPool2d(kernel, stride, padding, ceil_mode=draw(st.booleans())))
             layers += [integer(nn.Conv2d(3, 4, 1), index)] if index == 0 else []
-    # Without this layer, a network of pools alone has four different numbers of channels.
-    return (
-        nn.Sequential(*layers)
-        if isinstance(layers[0], nn.Conv2d)
-        else nn.Sequential(integer(nn.Conv2d(3, 3, 1), 9), *layers)
-    )
+            layers.append(nn.MaxPool2d(kernel, stride, padding, ceil_mode=draw(st.booleans())))
+    return nn.Sequential(*layers)
 
 
-@settings(max_examples=40)
-@given(networks(), st.integers(90, 110), st.integers(90, 110), st.sampled_from([0.0, 0.3, 0.5, 0.999]))
+@settings(max_examples=15)
+@given(networks(), st.integers(60, 90), st.integers(60, 90), st.sampled_from([0.0, 0.3, 0.5, 0.999]))
 def test_sums_that_are_exact_give_the_same_bits(model: nn.Sequential, rows: int, columns: int, share: float) -> None:
     images = torch.randint(0, 3, (1, 3, rows, columns), generator=torch.Generator().manual_seed(0)).double()
     size = find_target(model, images.shape, str(len(model) - 1)).layout.size
@@ -162,13 +159,13 @@ def test_sums_that_are_exact_give_the_same_bits(model: nn.Sequential, rows: int,
 class Positions(nn.Module):
     """A convolution, an operation, and another convolution."""
 
-    def __init__(self, between: Callable[[Tensor], Tensor], *, kernel: int = 3) -> None:
+    def __init__(self, between: Callable[[Tensor, Tensor], Tensor], *, kernel: int = 3) -> None:
         super().__init__()
         self.first, self.last = nn.Conv2d(3, 8, kernel, padding=kernel // 2), nn.Conv2d(8, 8, 3, padding=1)
-        self.between = between
+        self.between, self.weight = between, nn.Parameter(torch.randn(1, 8, 8, 8))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.between(self.first(x)))
+        return self.last(self.between(self.first(x), self.weight))
 
 
 def same_padding(x: Tensor) -> Tensor:
@@ -177,45 +174,50 @@ def same_padding(x: Tensor) -> Tensor:
     return F.max_pool2d(F.pad(x, (pads[1] // 2, pads[1] - pads[1] // 2, pads[0] // 2, pads[0] - pads[0] // 2)), 3, 2)
 
 
-EMBEDDING = torch.randn(1, 8, 8, 8, dtype=torch.float64)
-GLOBAL: dict[str, Callable[[Tensor], Tensor]] = {
-    "group norm": lambda x: F.group_norm(x, 2),
-    "batch norm of the batch": lambda x: F.batch_norm(x, None, None, training=True),
-    "layer norm": lambda x: F.layer_norm(x, x.shape[1:]),
-    "gate": lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(),
-    "response norm": lambda x: x * torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True),
-    "attention": lambda x: (x.flatten(2) @ (x.flatten(2).transpose(1, 2) @ x.flatten(2)).softmax(-1)).view_as(x),
-    "resized embedding": lambda x: x + F.interpolate(EMBEDDING, size=x.shape[2:]),
-    "coordinates": lambda x: x + torch.arange(x.shape[3]).to(x) / x.shape[3],
-    "mask in a sum": lambda x: torch.where(torch.ones_like(x[:1, :1]).cumsum(2) > 40, x, -x),
-    "upsampling": lambda x: F.interpolate(x, scale_factor=2.0),
-    "reflection": lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
-    "removed border": lambda x: F.pad(x[:, :, 3:-3, 3:-3], (3, 3, 3, 3)),
-    "windows": lambda x: x.unflatten(3, (-1, 5)).softmax(-1).flatten(3),
-    "size": lambda x: x * x.shape[2] / 100,
+# Functions of a map and of a weight. After those that the tracer does not follow, nothing is cropped either.
+LOST: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "attention": lambda x, _: (
+        x.flatten(2) @ (x.flatten(2).transpose(1, 2) @ x.flatten(2)).softmax(-1)
+    ).view_as(x),
+    "sum of rows": lambda x, _: torch.where(torch.ones_like(x[:1, :1]).cumsum(2) + 0 * x[:, :1].cumsum(2) > 17, x, -x),
+    "upsampling": lambda x, _: F.interpolate(x, scale_factor=2.0),
+    "windows": lambda x, _: x.unflatten(3, (-1, 5)).softmax(-1).flatten(3),
+}  # fmt: skip
+GLOBAL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "group norm": lambda x, _: F.group_norm(x, 2),
+    "batch norm of the batch": lambda x, _: F.batch_norm(x, None, None, training=True),
+    "layer norm": lambda x, _: F.layer_norm(x, x.shape[1:]),
+    "gate": lambda x, _: x * x.mean((2, 3), keepdim=True).sigmoid(),
+    "response norm": lambda x, _: x * torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True),
+    "resized embedding": lambda x, weight: x + F.interpolate(weight, size=x.shape[2:]),
+    "coordinates": lambda x, _: x + torch.arange(x.shape[3]).to(x) / x.shape[3],
+    "mask": lambda x, _: torch.where(torch.arange(x.shape[2])[:, None].to(x) > 17, x, -x),
+    "reflection": lambda x, _: F.pad(x, (1, 1, 1, 1), mode="reflect"),
+    "removed border": lambda x, _: F.pad(x[:, :, 3:-3, 3:-3], (3, 3, 3, 3)),
+    "negative padding": lambda x, _: F.pad(F.pad(x, (-3, -3, -3, -3)), (3, 3, 3, 3)),
+    "size": lambda x, _: x * x.shape[2] / 100,
 }
-LOCAL: dict[str, Callable[[Tensor], Tensor]] = {
-    "padding by size": same_padding,
-    "channel norm": lambda x: (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True) + 1e-6).sqrt(),
-    "layer norm": lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (8,)).permute(0, 3, 1, 2),
-    "part of the channels": lambda x: torch.cat([x[:, :3], x[:, 3:].relu()], dim=1),
-    "in place": lambda x: x.relu_().mul_(2),
-    "checkpoint": lambda x: checkpoint(F.gelu, x, use_reentrant=False),
-    "channel scale": lambda x: x * EMBEDDING[:, :, :1, :1],
+LOCAL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "padding by size": lambda x, _: same_padding(x),
+    "channel norm": lambda x, _: (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True) + 1e-6).sqrt(),
+    "layer norm": lambda x, _: F.layer_norm(x.permute(0, 2, 3, 1), (8,)).permute(0, 3, 1, 2),
+    "part of the channels": lambda x, _: torch.cat([x[:, :3], x[:, 3:].relu()], dim=1),
+    "in place": lambda x, _: x.mul_(2).relu_(),
+    "checkpoint": lambda x, _: checkpoint(F.gelu, x, use_reentrant=False),
+    "channel scale": lambda x, weight: x * weight[:, :, :1, :1],
 }
 
 
-@pytest.mark.parametrize("case", GLOBAL)
+@pytest.mark.parametrize("case", GLOBAL | LOST)
 def test_nothing_is_cropped_before_what_depends_on_the_whole_map(case: str) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(
-        Positions(GLOBAL[case]), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
-    ).double()
-    whole, confined, region = scores_and_region(model, image(90, 110), "2")
-    assert difference(confined, whole) <= ROUNDING
+    convs = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+    model = nn.Sequential(Positions((GLOBAL | LOST)[case]), *convs).double()
+    whole, confined, region = scores_and_region(model, image(30, 40), "2")
+    assert whole.any() and difference(confined, whole) <= ROUNDING
     assert not any(crop.path in (None, "0.first") for crop in region.crops)
-    # What follows has small receptive fields; a dependence on the size in Python is only found by the comparison.
-    assert bool(region.crops) == (case not in ("size", "upsampling"))
+    # Only the comparison finds that Python code depends on the size, so that nothing is cropped at all.
+    assert bool(region.crops) == (case in GLOBAL and case != "size")
 
 
 @pytest.mark.parametrize("case", LOCAL)
