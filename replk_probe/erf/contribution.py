@@ -417,7 +417,8 @@ class InputGradient:
             return ForwardRegion(point)
         shape = tuple(inputs[0].shape[1:])
         if shape not in self._regions:
-            self._regions[shape] = find_region(model, shape[0], point, reduced=self._confined.reduced)
+            reduced = self._confined.reduced and self._confined.precision == "bf16"
+            self._regions[shape] = find_region(model, shape[0], point, reduced=reduced)
             self._confined.methods.take()  # those of the comparison
         return self._regions[shape]
 

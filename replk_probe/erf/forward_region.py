@@ -134,7 +134,7 @@ def find_region(model: nn.Module, channels: int, target: TargetLayer, *, reduced
         model: The network in inference mode. It is not changed.
         channels: Number of channels of the images.
         target: The measured layer.
-        reduced: Whether large matrix products are computed in bfloat16.
+        reduced: Whether large matrix products of the forward pass are computed in bfloat16.
     """
     whole = ForwardRegion(target)
     # Of tokens behind a prefix or in another order, the places change with the number of tokens.

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -19,6 +19,7 @@ from replk_probe.erf import forward_region, measure_erf, prepare
 from replk_probe.erf.contribution import InputGradient
 from replk_probe.erf.forward_region import ForwardRegion, find_region
 from replk_probe.erf.probe_layer import find_target
+from replk_probe.errors import InvalidInputError
 from replk_probe.models import create_model
 from replk_probe.models.architectures.mobilenet_v2 import LargeKernelMobileNetV2
 from replk_probe.models.architectures.replknet import RepLKNet
@@ -59,7 +60,7 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], str | None, tuple[int, int], 
     "resnet": (lambda: timm.create_model("resnet10t"), "layer3", (259, 224), True),
     "resnet, bottleneck": (lambda: timm.create_model("resnet26"), "layer2", (97, 160), True),
     "convnext": (
-        lambda: timm.create_model("convnext_atto", depths=(1, 1, 2, 1), dims=(8, 16, 24, 32)), None, (500, 389), True
+        lambda: timm.create_model("convnext_atto", depths=(1, 1, 2, 1), dims=(8, 16, 24, 32)), None, (387, 320), True
     ),
     "replknet": (
         lambda: RepLKNet((13, 9, 7), (1, 1, 1), (8, 16, 16), strides=(4, 2, 2), **SMALL), None, (323, 416), True
@@ -67,7 +68,7 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], str | None, tuple[int, int], 
     "slak": (lambda: SLaK((13, 11, 9), (1, 1, 1), (8, 12, 16), layer_scale=1.0, **SMALL), None, (320, 259), True),
     "unireplknet": (lambda: UniRepLKNet((1, 1), (8, 16), kernel_sizes=((3,), (13,)), **SMALL), None, (160, 160), False),
     "mobilenet v2": (lambda: LargeKernelMobileNetV2(9, 3, **SMALL), "stage2", (259, 192), True),
-    "efficientnet": (lambda: timm.create_model("efficientnet_b0"), None, (99, 128), True),
+    "squeeze and excitation": (lambda: timm.create_model("mobilenetv3_small_050"), None, (99, 128), True),
     "densenet": (
         lambda: timm.create_model("densenet121", block_config=(2, 2), growth_rate=8), None, (161, 192), True
     ),
@@ -131,10 +132,10 @@ def integer(layer: nn.Module, seed: int) -> nn.Module:
 def networks(draw: st.DrawFn) -> nn.Sequential:
     """Convolutions and pools of any geometry, whose features and gradients are small integers."""
     layers: list[nn.Module] = []
-    for index in range(draw(st.integers(2, 6))):
+    for index in range(draw(st.integers(2, 5))):
         kernel = (draw(st.integers(1, 5)), draw(st.integers(1, 5)))
         padding = tuple(draw(st.integers(0, side // 2)) for side in kernel)
-        stride = draw(st.sampled_from([1, 1, 2, 3]))
+        stride = draw(st.sampled_from([1, 2, 3])) if index in (0, 2) else 1
         if draw(st.integers(0, 3)):
             conv = nn.Conv2d(3 if index == 0 else 4, 4, kernel, stride, padding, dilation=draw(st.integers(1, 2)))
             layers += [integer(conv, index), nn.ReLU()]
@@ -144,11 +145,14 @@ def networks(draw: st.DrawFn) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-@settings(max_examples=15)
+@settings(max_examples=30)
 @given(networks(), st.integers(60, 90), st.integers(60, 90), st.sampled_from([0.0, 0.3, 0.5, 0.999]))
 def test_sums_that_are_exact_give_the_same_bits(model: nn.Sequential, rows: int, columns: int, share: float) -> None:
     images = torch.randint(0, 3, (1, 3, rows, columns), generator=torch.Generator().manual_seed(0)).double()
-    size = find_target(model, images.shape, str(len(model) - 1)).layout.size
+    try:
+        size = find_target(model, images.shape, str(len(model) - 1)).layout.size
+    except InvalidInputError:
+        reject()  # a map that is too oblong
     place = tuple(int(share * length) for length in size)
     whole, confined, region = scores_and_region(model, images, str(len(model) - 1), position=place)
     assert torch.equal(whole, confined)
@@ -291,11 +295,10 @@ def test_a_measurement_with_crops_has_the_same_numbers_and_record(monkeypatch: p
     found = {}
     for pixels in (2**30, 2**14):
         monkeypatch.setattr(forward_region, "_LEAST_PIXELS", pixels)
-        found[pixels] = measure_erf(model, images=20, size=256, layer="stage2.0", batch_size=4)
+        found[pixels] = measure_erf(model, images=4, size=256, layer="stage2.0", batch_size=4)
     whole, confined = found.values()
-    assert not (whole.contribution == confined.contribution).all()  # some sums have another order
-    torch.testing.assert_close(
-        torch.tensor(confined.contribution), torch.tensor(whole.contribution), rtol=1e-4, atol=1e-6
-    )
+    left, right = (torch.tensor(result.contribution) for result in (confined, whole))
+    assert not torch.equal(left, right) and difference(left, right) < 1e-5  # some sums have another order
     assert confined.run.config == whole.run.config and confined.notes == whole.notes
     assert confined.center == whole.center
+    assert [row.ratio for row in confined.ratios] == [row.ratio for row in whole.ratios]
