@@ -27,8 +27,8 @@ from replk_probe.models.architectures.slak import SLaK
 from replk_probe.models.architectures.unireplknet import UniRepLKNet
 from replk_probe.models.inference.prepare import PreparedModel
 
-# Crops change at most the order of sums, in float64 of less than 1e5 products in less than 1e2 layers; the smallest
-# rounding of a sum of n products is bounded by n * 1.1e-16. A row in the wrong place changes the map by 0.01 and more.
+# Crops change at most the order of sums. That of n float64 products is rounded by up to n * 1.1e-16 of the sum of their
+# magnitudes, and these networks have n < 1e4 and ten layers. A row in the wrong place changes the map by 0.01 and more.
 ROUNDING = 1e-11
 
 SMALL: dict[str, Any] = {"num_classes": 10}
