@@ -49,6 +49,7 @@ from .config import ErfConfig
 from .contribution import InputGradient
 from .convention import Convention, convention_of, convention_record
 from .convergence import CRITERION, next_check
+from .forward_region import is_sought
 from .input_size import resized
 from .jackknife import Blocks
 from .measured_positions import map_function, window_middle
@@ -503,7 +504,10 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         # The modules of an unprepared model are those of the network.
         model = prepared.module if self.settings.attribution in WITH_OWN_MODULES else prepared
         options = self.settings
-        return InputGradient(model, self.target, options.convention, options.attribution, seed=options.seed)
+        confined = not self._on_network_itself and is_sought(self.target, self.device)
+        return InputGradient(
+            model, self.target, options.convention, options.attribution, seed=options.seed, confined=confined
+        )
 
     def _check_signs(self, gradient: InputGradient, state: RunState) -> None:
         """Raise InvalidInputError if the gradient of the first image has negative values only; the map is zero."""
