@@ -43,7 +43,7 @@ from replk_probe.runtime.escaping import printable
 from replk_probe.runtime.formatting import shortened
 
 if TYPE_CHECKING:
-    from replk_probe.runtime.provenance import WeightsInfo
+    from replk_probe.runtime.provenance import HeadInfo, WeightsInfo
 
 MIN_DPI = 300
 SUFFIXES = ("png", "pdf", "svg")  # file formats of all presets
@@ -528,10 +528,16 @@ def title_line(text: str) -> Line:
 
 def weights_text(weights: WeightsInfo) -> str:
     """Provenance of weights in a figure: the label without the digest, which the result has, and the name of a file."""
-    label = weights.label
+    label = weights.own_label
     if weights.sha256:
         label = label.removesuffix(f" [{weights.sha256[:8]}]")
-    return f"weights from {label.removeprefix('file:')}" if label.startswith("file:") else label
+    label = f"weights from {label.removeprefix('file:')}" if label.startswith("file:") else label
+    return label if weights.head is None else f"{label}, {head_text(weights.head)}"
+
+
+def head_text(head: HeadInfo) -> str:
+    """A head in a figure, likewise."""
+    return head.label.removesuffix(f" [{head.sha256[:8]}]").replace(" file:", " from ")
 
 
 def weights_line(weights: WeightsInfo, points: float = math.inf) -> Line:

@@ -59,6 +59,7 @@ RESULT_FILES = (
     "stimuli.names",
     "decision_mapping",
     "decisions",
+    "head_names",
     "observers",
     "cue_scores",
     "suppressions",

@@ -95,6 +95,14 @@ def test_the_benchmark_of_whole_commands(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_reliance_benchmark_compares_with_bare_forward_passes(run: Run) -> None:
+    options = ("--model", "test_resnet", "--images", 2, "--without", "bilateral,non-local-means,gaussian-blur")
+    printed = run(SCRIPTS / "bench_reliance.py", *options)
+    assert "test_resnet, 2 images without and with 14 suppressions" in printed
+    assert all(re.search(rf"  {name} +CPU time +\d+\.\d\d s", printed) for name in ("bare forward loop", "measured"))
+
+
+@pytest.mark.slow
 def test_figures_are_rebuilt_from_their_commands(run: Run, tmp_path: Path) -> None:
     scripts, figure = tmp_path / "scripts", tmp_path / "figures" / "small"
     scripts.mkdir()

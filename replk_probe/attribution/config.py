@@ -16,9 +16,8 @@ from replk_probe.erf.arguments import check_thresholds
 from replk_probe.erf.attribution import WITH_OWN_MODULES
 from replk_probe.erf.target_layer import check_layer
 from replk_probe.errors import InvalidInputError
-from replk_probe.models.inference.prepare import check_precision
+from replk_probe.models.network_options import checked_network_options
 from replk_probe.runtime import checks
-from replk_probe.runtime.devices import resolve_device
 from replk_probe.runtime.formatting import dimensions
 
 GRAD_CAM, OCCLUSION, SALIENCY = "grad-cam", "occlusion", "saliency"
@@ -86,15 +85,12 @@ class AttributionConfig:
         """Check the values, and convert them to the declared types."""
         checks.check_choice("method", self.method, METHODS)
         check_layer(self.layer)
-        check_precision(self.precision)
         if self.baseline is not None:
             checks.check_choice("baseline", self.baseline, BASELINES)
-        checks.check_selection(self.ema, self.entry, self.prefix)
         checks.check_name(self.name)
-        checks.check_bool("bgr", self.bgr)
-        resolve_device(self.device)
         checks.set_checked(
             self,
+            **checked_network_options(self),
             target=_check_target(self.target),
             size=None if self.size is None else checks.check_size(self.size),
             thresholds=check_thresholds(self.thresholds),
@@ -103,11 +99,6 @@ class AttributionConfig:
             noise=_check_noise(self.noise),
             window=None if self.window is None else checks.check_size(self.window),
             stride=None if self.stride is None else checks.check_size(self.stride),
-            seed=checks.check_seed(self.seed),
-            weights=checks.check_weights(self.weights),
-            channels=None if self.channels is None else checks.check_integer("number of channels", self.channels, 1),
-            mean=checks.check_statistics("mean", self.mean),
-            std=checks.check_statistics("std", self.std, above=0),
         )
 
     def check_method(self) -> None:

@@ -33,7 +33,7 @@ from replk_probe.models.class_names import class_names
 from replk_probe.models.inference.batch_norm import correct_batch_norms
 from replk_probe.models.inference.check import check_on, evaluating, random_image
 from replk_probe.models.inference.copying import device_and_dtype, on_device
-from replk_probe.models.inference.environment import environment_of
+from replk_probe.models.inference.environment import environment_of, versions_on
 from replk_probe.models.inference.prepare import PreparedModel, prepared_copy, unprepared
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.records import statistics_note
@@ -55,8 +55,6 @@ from .result import AttributedImage, AttributionResult, ErfWindow
 from .state import AttributionState
 
 ON_IMAGE = "image"
-# Entries of the record that exist only where an option was given.
-_OPTIONAL = ("given_layer", "erf", "mean", "std", "channels", "bgr")
 
 
 def plan_attribution(
@@ -193,6 +191,7 @@ class AttributionPlan(Divisible[AttributionState, AttributionResult]):
     _cam_layer: TargetLayer | None = field(default=None, init=False, repr=False)  # layer of Grad-CAM
 
     _options = ("method", "target", "thresholds", "precision", "device", "channels", "mean", "std", "bgr", "size")
+    _optional = ("given_layer", "erf", "mean", "std", "channels", "bgr")
 
     def __post_init__(self) -> None:
         """Compute digests of the images and of a module, which names do not identify."""
@@ -242,11 +241,6 @@ class AttributionPlan(Divisible[AttributionState, AttributionResult]):
             record["resize"] = "bicubic, warped to input_size"
         return record | {f"version of {package}": versions[package] for package in ("replk-probe", "torch", "timm")}
 
-    def same_run(self, result: AttributionResult) -> bool:
-        """Whether a finished result is of the same measurement."""
-        record = dict.fromkeys(_OPTIONAL) | self.record
-        return all(result.run.config.get(name) == value for name, value in record.items())
-
     @property
     def _environment(self) -> Mapping[str, Any]:
         return environment_of(self.device)
@@ -292,6 +286,7 @@ class AttributionPlan(Divisible[AttributionState, AttributionResult]):
                 backend=prepared.backend,
                 seconds=round(state.seconds, 3),
                 config=record,
+                versions=versions_on(self.device),
             )
             notes = [*self.notes, *self._cam_notes, *state.notes, *state.device_notes, prepared.note]
             return AttributionResult(

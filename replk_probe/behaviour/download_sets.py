@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError
@@ -57,13 +58,7 @@ def fetch_benchmark_set(
             there is no space left.
     """
     known = BENCHMARK_SETS[name]
-    if terms_are_open(known):
-        if not accept_license:
-            raise InvalidInputError(
-                f"The set {name} was not downloaded. Its images are under the ImageNet terms of access ({TERMS_URL}), "
-                f"which must be accepted once. Read them, and run 'replk-probe data fetch SET --accept-license'."
-            )
-        atomic_write_text(set_dir(_ACCEPTED), f"The ImageNet terms of access ({TERMS_URL}) were accepted.\n")
+    check_terms([name], accept_license)
     address = url.format(name=name)
     if name == CUE_CONFLICT:
         return fetch_cue_conflict(address, force=force, connect_timeout=connect_timeout, show_progress=show_progress)
@@ -77,6 +72,24 @@ def fetch_benchmark_set(
         connect_timeout=connect_timeout,
         show_progress=show_progress,
     )
+
+
+def check_terms(names: Sequence[str], accept_license: bool) -> None:
+    """Record that the terms of ImageNet are accepted, if some of the sets need it.
+
+    Raises:
+        InvalidInputError: They were not accepted.
+    """
+    concerned = [name for name in names if terms_are_open(BENCHMARK_SETS[name])]
+    if not concerned:
+        return
+    if not accept_license:
+        raise InvalidInputError(
+            f"Nothing was downloaded. The images of {', '.join(concerned)} are under the ImageNet terms of access "
+            f"({TERMS_URL}), which must be accepted once. Read them, and run "
+            f"'replk-probe data fetch {','.join(names)} --accept-license'."
+        )
+    atomic_write_text(set_dir(_ACCEPTED), f"The ImageNet terms of access ({TERMS_URL}) were accepted.\n")
 
 
 def terms_are_open(known: BenchmarkSet) -> bool:

@@ -27,9 +27,12 @@ from replk_probe.plot_style import (
     check_drawable,
     column_width,
     drawable,
+    ensure_margins,
     figure_style,
     fitted,
     fitted_lines,
+    heading_inches,
+    inches_of,
     least_size,
     new_figure,
     page_width,
@@ -147,8 +150,9 @@ def plot_conditions(
             f"The set {dataset} cannot be drawn by condition. It has none. Draw it with draw_sets, or draw another set."
         )
     with figure_style():
-        ax = prepared_axes(ax, (column_width(), 2.2), left=0.42, right=0.08, top=0.36, bottom=0.42)
+        ax = prepared_axes(ax, (column_width(), 2.2), left=0.42, right=0.08, bottom=0.42)
         networks = networks_of(result, random)
+        ensure_margins(ax, top=0.12 + legend_inches(networks, inches_of(ax)[0], conditions=True))
         curve_panel(ax, scores, networks)
         ax.set_ylabel("Accuracy")
         legend_row(ax, networks)
@@ -234,7 +238,7 @@ def draw_benchmark(result: BehaviourResult, *, random: Collection[str] = ()) -> 
     networks = networks_of(result, random)
     labels = [*(one.label for one in networks), PEOPLE]
     width = page_width()
-    left = min(max(text_points(label, SMALL_SIZE) for label in labels) + 10, 110) / 72
+    left = min(max(text_points(label, SMALL_SIZE) for label in labels) + 10, 130) / 72
     gap, top, bottom = 0.2, 0.3, 0.74
     inside = _ROW * len(labels) + 0.06
     height = top + inside + bottom
@@ -245,11 +249,9 @@ def draw_benchmark(result: BehaviourResult, *, random: Collection[str] = ()) -> 
             place = (left + column * (each + gap), bottom, each, inside)
             ax = figure.add_axes((place[0] / width, place[1] / height, place[2] / width, place[3] / height))
             _bars(ax, result, networks, number)
-            shown = labels if column == 0 else [""] * len(labels)
-            ax.set_yticks(range(len(labels)), [fitted(label, left * 72 - 8, SMALL_SIZE) for label in shown])
-        count = len(result.sets)
-        over = f"{count} sets" if count > 1 else f"the set {result.sets[0].name}"
-        add_heading(figure, [title_line(f"Networks and people on {over}")], 0.06)
+            shown = [*(one.fitted_label(left * 72 - 8) for one in networks), PEOPLE]
+            ax.set_yticks(range(len(labels)), shown if column == 0 else [""] * len(labels))
+        add_heading(figure, [title_line(f"Networks and people on {_over(result)}")], 0.06)
         caption = (
             "Lines: 95 % bootstrap intervals, over images for the accuracy and over people for the others. The dashed "
             "line is the mean of people, each compared with the others."
@@ -288,7 +290,9 @@ def draw_sets(result: BehaviourResult, *, random: Collection[str] = ()) -> Figur
     rows = math.ceil(len(panels) / columns)
     width = page_width() if columns > 1 else column_width()
     left, gap, below, inside = 0.48, 0.16, 0.62 if curves else 0.34, 1.05
-    top = 0.36 + legend_inches(networks, width, conditions=bool(curves))
+    heading = [title_line(f"Accuracy on {_over(result)}")]
+    above = 0.1 + heading_inches(heading)
+    top = above + 0.26 + legend_inches(networks, width - 0.12, conditions=bool(curves))
     height = top + rows * (inside + below)
     each = (width - left - 0.08 - (columns - 1) * gap) / columns
     with figure_style():
@@ -305,7 +309,8 @@ def draw_sets(result: BehaviourResult, *, random: Collection[str] = ()) -> Figur
                 ax.set_ylabel("Accuracy")
             else:
                 ax.tick_params(axis="y", labelleft=False)
-        add_networks(figure, networks, 0.06, 0.1, conditions=bool(curves))
+        add_heading(figure, heading, 0.06)
+        add_networks(figure, networks, 0.06, above, conditions=bool(curves))
     return figure
 
 
@@ -318,6 +323,12 @@ def save_figures(result: BehaviourResult, directory: str | Path, *, random: Coll
     fullest = max(result.sets, key=lambda one: sum(observer.kind == "model" for observer in one.observers))
     consistency = plot_consistency(result, None if len(_common(result)) > 1 else fullest.name)
     return written + save_figure(consistency.figure.canvas.figure, folder, "consistency", width=1)
+
+
+def _over(result: BehaviourResult) -> str:
+    """The sets of a result."""
+    count = len(result.sets)
+    return f"{count} sets" if count > 1 else f"the set {result.sets[0].name}"
 
 
 def _bars(ax: Axes, result: BehaviourResult, networks: Sequence[Network], number: str) -> None:

@@ -15,7 +15,20 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator
 
-from replk_probe.plot_style import BAND, COLORS, GRAY, INK, LABEL_SIZE, MUTED, RANGE, SMALL_SIZE, fitted
+from replk_probe.plot_style import (
+    BAND,
+    COLORS,
+    GRAY,
+    INK,
+    LABEL_SIZE,
+    MUTED,
+    RANDOM_BADGE,
+    RANGE,
+    SMALL_SIZE,
+    fitted,
+    inches_of,
+    text_points,
+)
 
 from .benchmark_sets import BENCHMARK_SETS
 
@@ -28,7 +41,8 @@ CHANCE = 1 / 16
 
 # The numbers of colors and markers are coprime, so that their combinations differ.
 _MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p")
-_NAME = 90.0  # maximum width of a name in a legend, in points
+_NAME = 150.0  # maximum width of a name in a legend, in points
+_MOST_COLUMNS = 6  # of a legend
 
 
 @dataclass(frozen=True)
@@ -37,17 +51,26 @@ class Network:
 
     Attributes:
         name: Name in the result.
-        label: Name in the figure.
+        remark: What follows its name in a figure, such as ``" (RANDOM WEIGHTS)"``.
         color: Color of its lines.
         marker: Marker in matplotlib's notation.
         random: Whether its weights are random, shown by hollow markers.
     """
 
     name: str
-    label: str
+    remark: str
     color: str
     marker: str
     random: bool
+
+    @property
+    def label(self) -> str:
+        """Name and remark."""
+        return f"{self.name}{self.remark}"
+
+    def fitted_label(self, points: float) -> str:
+        """Name and remark in small letters, of which the name is shortened to a width of ``points`` together."""
+        return fitted(self.name, points - text_points(self.remark, SMALL_SIZE), SMALL_SIZE) + self.remark
 
     @property
     def tint(self) -> tuple[float, ...]:
@@ -69,9 +92,8 @@ def networks_of(result: BehaviourResult, random: Collection[str]) -> list[Networ
     return [
         Network(
             one.name,
-            one.name
-            + (f" ({one.n_sets} of {count} sets)" if one.n_sets < count else "")
-            + (" (RANDOM WEIGHTS)" if one.name in random else ""),
+            (f" ({one.n_sets} of {count} sets)" if one.n_sets < count else "")
+            + (f" ({RANDOM_BADGE})" if one.name in random else ""),
             COLORS[index % len(COLORS)],
             _MARKERS[index % len(_MARKERS)],
             one.name in random,
@@ -148,27 +170,31 @@ def add_networks(figure: Figure, networks: Sequence[Network], left: float, top: 
     ``conditions`` selects whether it explains the background of conditions.
     """
     width, height = map(float, figure.get_size_inches())
+    samples = _samples(networks, conditions)
     figure.legend(
-        handles=_samples(networks, conditions), loc="upper left", bbox_to_anchor=(left / width, 1 - top / height),
-        borderaxespad=0, **_legend(width),
+        handles=samples, loc="upper left", bbox_to_anchor=(left / width, 1 - top / height), borderaxespad=0,
+        **_legend(samples, width - 2 * left),
     )  # fmt: skip
 
 
 def legend_inches(networks: Sequence[Network], width: float, *, conditions: bool) -> float:
-    """Height of the legend of a figure of this width, in inches."""
-    columns: int = _legend(width)["ncols"]
-    return math.ceil(len(_samples(networks, conditions)) / columns) * SMALL_SIZE * 1.5 / 72
+    """Height of a legend of this width, in inches."""
+    samples = _samples(networks, conditions)
+    columns: int = _legend(samples, width)["ncols"]
+    return math.ceil(len(samples) / columns) * SMALL_SIZE * 1.5 / 72
 
 
 def legend_row(ax: Axes, networks: Sequence[Network]) -> None:
     """Draw the legend above the Axes."""
+    samples = _samples(networks, True)
     ax.legend(
-        handles=_samples(networks, True), loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2, **_legend(3.4)
-    )
+        handles=samples, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2,
+        **_legend(samples, inches_of(ax)[0]),
+    )  # fmt: skip
 
 
 def _samples(networks: Sequence[Network], conditions: bool) -> list[Any]:
-    names = [Line2D([], [], label=fitted(one.label, _NAME, SMALL_SIZE), **one.style) for one in networks]
+    names = [Line2D([], [], label=one.fitted_label(_NAME), **one.style) for one in networks]
     return [
         *names,
         Line2D([], [], color=INK, linewidth=1.0, label="mean of people"),
@@ -178,11 +204,18 @@ def _samples(networks: Sequence[Network], conditions: bool) -> list[Any]:
     ]
 
 
-def _legend(width: float) -> dict[str, Any]:
-    return {
-        **{"ncols": 6 if width > 5 else 3, "frameon": False, "fontsize": SMALL_SIZE, "labelcolor": MUTED},
-        **{"labelspacing": 0.3, "handlelength": 1.6, "columnspacing": 1.0, "handletextpad": 0.5},
-    }
+def _legend(samples: Sequence[Any], width: float) -> dict[str, Any]:
+    """Keyword arguments of a legend with as many columns as fit into this width in inches."""
+    lengths = {"handlelength": 1.6, "columnspacing": 1.0, "handletextpad": 0.5}  # in units of the size of letters
+    around = sum(lengths.values()) * SMALL_SIZE
+    widths = [text_points(one.get_label(), SMALL_SIZE) + around for one in samples]
+
+    def points(columns: int) -> float:
+        return float(sum(max(column) for column in np.array_split(widths, columns) if len(column)))
+
+    columns = next((one for one in range(_MOST_COLUMNS, 1, -1) if points(one) <= 72 * width), 1)
+    style = {"ncols": columns, "frameon": False, "fontsize": SMALL_SIZE, "labelcolor": MUTED, "labelspacing": 0.3}
+    return style | lengths
 
 
 def _frame(ax: Axes, count: int) -> None:

@@ -15,6 +15,7 @@ from replk_probe.plot_style import (
     COLORS,
     INK,
     LABEL_SIZE,
+    LINE,
     SMALL_SIZE,
     Line,
     add_heading,
@@ -22,6 +23,7 @@ from replk_probe.plot_style import (
     check_drawable,
     figure_style,
     fitted,
+    fitted_lines,
     new_figure,
     page_width,
     save_figure,
@@ -87,6 +89,12 @@ def draw_contact_sheet(images: BenchmarkImages, trials: Sequence[Trials]) -> Fig
             response = dict(zip(own.names, own.response, strict=True))
             style: dict[str, Any] = {"fontsize": LABEL_SIZE, "va": "top", "color": INK, "parse_math": False}
             figure.text(_MARGIN / width, top / height, fitted(one.dataset, (_LABEL - 0.1) * 72, LABEL_SIZE), **style)
+            # What the conditions in parentheses are, with their unit.
+            for line, text in enumerate(
+                fitted_lines(BENCHMARK_SETS[one.dataset].axis, (_LABEL - 0.1) * 72, SMALL_SIZE)
+            ):
+                down = top - (LABEL_SIZE + line * SMALL_SIZE) * LINE / 72
+                figure.text(_MARGIN / width, down / height, text, va="top", **Line(text).style)
             chosen = _spread(one, rows * _COLUMNS)
             for position, index in enumerate(chosen):
                 row, column = divmod(position, _COLUMNS)

@@ -28,6 +28,7 @@ from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, rea
 from replk_probe.runtime.provenance import RunInfo
 from replk_probe.shape_bias.model_vs_human.raw_data import subject_of
 from replk_probe.shape_bias.result import GivenDecisions
+from replk_probe.shape_bias.statistics import few_note
 
 from .benchmark_sets import BENCHMARK_SETS, BenchmarkSet
 from .consistency import NUMBERS
@@ -425,6 +426,14 @@ def _notes_of(sets: Sequence[SetScores]) -> Iterator[str]:
                 f"There are no trials in the condition{'s' * (len(lacking) > 1)} {', '.join(lacking)} of the set "
                 f"{each.name}. Its average over conditions is undefined."
             )
+    smallest = {
+        each.name: min(found.n for one in each.observers for found in one.by_condition.values()) for each in sets
+    }
+    small = [name for name, n in smallest.items() if few_note([n], "images")]
+    where = ", ".join(small) if len(small) <= 3 else f"{len(small)} sets"
+    few = few_note([min(smallest.values())], f"images of an observer in a condition of {where}")
+    if few:
+        yield few
     fewer: dict[str, list[str]] = {}
     published = set()
     for each in sets:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,24 @@ from pathlib import Path
 import click
 
 EXIT_INTERRUPTED = 130  # what a shell reports for a program terminated by SIGINT: 128 + 2
+
+
+# Advice to change a parameter, in messages of the library.
+_ADVICE = re.compile(
+    r"\b((?:give|set|use|omit|leave|with|without|given as) )([a-z]+(?:[_-][a-z]+)*)(?= '| to | out\b|[,.;]| or | \d)",
+    re.IGNORECASE,
+)
+
+
+def with_options(text: str, command: click.Command | None) -> str:
+    """A message of the library, which names parameters of Python functions, with the options of a command instead.
+
+    Only advice is changed: "Give data, a folder of images" becomes "Give --data, a folder of images".
+    """
+    names = {name for one in command.params for name in one.opts if name.startswith("--")} if command else ()
+    return _ADVICE.sub(
+        lambda found: found[1] + (option if (option := f"--{found[2].replace('_', '-')}") in names else found[2]), text
+    )
 
 
 def note(text: str, fg: str | None = None) -> None:
@@ -36,7 +55,8 @@ def show_path(path: Path | str) -> None:
 def failure(name: str, error: Exception, before: Mapping[str, Exception]) -> None:
     """Write the error of one of several models to standard error, unless it is that of a model that failed before."""
     same = next((other for other, known in before.items() if str(known) == str(error)), None)
-    reason = " ".join(str(error).split()) if same is None else f"The reason is the same as for {same}."
+    message = with_options(str(error), click.get_current_context().command)
+    reason = " ".join(message.split()) if same is None else f"The reason is the same as for {same}."
     note(f"{name}: failed. {reason}", fg="red")
 
 

@@ -15,13 +15,15 @@ import click
 from replk_probe.errors import InvalidInputError, ReplkProbeError, ResumeError
 
 from ._options import command_line
-from ._output import EXIT_INTERRUPTED, failure, note
+from ._output import EXIT_INTERRUPTED, failure, note, with_options
 
 if TYPE_CHECKING:
     from replk_probe.results import Result
     from replk_probe.runtime.torchrun import Process
 
 ResultT = TypeVar("ResultT", bound="Result")
+
+_SAVED = "replk_probe.saved"  # entry of the context of a command
 
 
 def announce(plan: Any, untrained: str) -> None:
@@ -97,6 +99,7 @@ def run_plan(
     if not ranges and process is not None:
         ranges = plan.parts(process.count)
     parts = part_folders(checkpoint, ranges)
+    states = [*parts.values()] or [checkpoint]
     finished: ResultT | None = None
     with together():
         if process is None or process.rank == 0:
@@ -105,10 +108,13 @@ def run_plan(
                     f"Cannot resume {checkpoint}. The run was started without torchrun. Resume it without torchrun, or "
                     "start again without resume."
                 )
-            finished, resume = _to_resume(plan, folder, [*parts.values()] or [checkpoint], load, resume)
+            finished, resume = _to_resume(plan, folder, states, load, resume, allow_other_device)
             if not resume and (parts or not exists(checkpoint)):
                 shutil.rmtree(checkpoint, ignore_errors=True)
+    # Folders of the results of this command.
+    saved = click.get_current_context().meta.setdefault(_SAVED, [])
     if gathered(finished is not None)[0]:
+        saved.append(folder)
         return finished
     try:
         prefix = f"{plan.name}: "
@@ -120,11 +126,15 @@ def run_plan(
             )
     except KeyboardInterrupt:
         click.echo(err=True)
-        note("Interrupted. Completed work is kept. Resume with:")
-        note(f"  {command_line('--resume')}")
+        if saved or any(map(exists, states)):
+            note("Interrupted. Completed work is kept. Resume with:")
+            note(f"  {command_line('--resume')}")
+        else:
+            note("Interrupted. Nothing was saved. Run the command again.")
         raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
     if result is not None:
         result.save(folder)
+        saved.append(folder)
         discard(checkpoint)
         if parts:
             shutil.rmtree(checkpoint, ignore_errors=True)
@@ -132,9 +142,18 @@ def run_plan(
 
 
 def _to_resume(
-    plan: Any, folder: Path, states: Sequence[Path], load: Callable[[Path], ResultT], resume: bool
+    plan: Any,
+    folder: Path,
+    states: Sequence[Path],
+    load: Callable[[Path], ResultT],
+    resume: bool,
+    allow_other_device: bool,
 ) -> tuple[ResultT | None, bool]:
-    """The result if the run is finished, and whether there is a state to resume from; notes what is done instead."""
+    """The result if the run is finished, and whether there is a state to resume from; notes what is done instead.
+
+    Raises:
+        ResumeError: The run is finished, but had other options: its result is not replaced.
+    """
     from replk_probe.runtime.checkpoint import exists
 
     if any(map(exists, states)):
@@ -144,9 +163,11 @@ def _to_resume(
     if resume:
         with contextlib.suppress(InvalidInputError):
             finished = load(folder)
-            if plan.same_run(finished):
-                note(f"{plan.name}: already measured, see {folder}")
-                return finished, False
+            difference = plan.difference(finished, allow_other_device=allow_other_device)
+            if difference is not None:
+                raise ResumeError(f"Cannot resume {folder}. {difference}")
+            note(f"{plan.name}: already measured, see {folder}")
+            return finished, False
         note(f"{plan.name}: nothing to resume in {folder}. Starting a new run.")
     return None, False
 
@@ -179,7 +200,7 @@ def warnings_as_notes(kind: type[Warning], prefix: str = "") -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, kind):
-                note(f"{prefix}{message}", fg="yellow")
+                note(with_options(f"{prefix}{message}", click.get_current_context().command), fg="yellow")
             else:
                 usual(message, category, *where, **more)
 

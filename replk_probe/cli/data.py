@@ -14,17 +14,14 @@ from ._options import PATH, connect_timeout_option
 from ._output import note, show, show_path
 
 
-def _chosen(ctx: click.Context, argument: click.Parameter, value: str) -> tuple[str, ...]:
-    """Names of sets, in the order of the benchmark."""
+def _chosen(ctx: click.Context, argument: click.Parameter, value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Names of sets, in the order of the benchmark; several are separated by commas or given one by one."""
     from replk_probe.behaviour.benchmark_sets import choose_sets
 
     try:
-        return choose_sets(value)
+        return choose_sets(value if isinstance(value, str) else ",".join(value))
     except InvalidInputError as error:
         raise click.BadParameter(str(error), ctx, argument) from error
-
-
-_sets = click.argument("sets", metavar="SET|all", callback=_chosen)
 
 
 @click.group()
@@ -38,7 +35,7 @@ def command() -> None:
 
 
 @command.command("fetch")
-@_sets
+@click.argument("sets", metavar="SET|all...", nargs=-1, required=True, callback=_chosen)
 @connect_timeout_option
 @click.option("--force", is_flag=True, help="Download again, even if a complete set exists.")
 @click.option(
@@ -49,11 +46,18 @@ def command() -> None:
 def fetch_data(sets: tuple[str, ...], connect_timeout: float, force: bool, accept_license: bool) -> None:
     """Download stimuli to the cache, verify them and print their folders.
 
-    SET is the name of a set, several separated by commas, or all, shape or noise. An interrupted download is resumed. A
+    SET is the name of a set, or all, shape or noise; several can be given. An interrupted download is resumed. A
     complete set is not downloaded again; a damaged one is.
     """
     from replk_probe.behaviour.benchmark_sets import BENCHMARK_SETS, CUE_CONFLICT
-    from replk_probe.behaviour.download_sets import CITATION, TERMS_URL, URL, fetch_benchmark_set, terms_are_open
+    from replk_probe.behaviour.download_sets import (
+        CITATION,
+        TERMS_URL,
+        URL,
+        check_terms,
+        fetch_benchmark_set,
+        terms_are_open,
+    )
     from replk_probe.shape_bias.stimuli.cue_conflict import CITATION as CUE_CONFLICT_CITATION
 
     concerned = [name for name in sets if terms_are_open(BENCHMARK_SETS[name])]
@@ -61,8 +65,9 @@ def fetch_data(sets: tuple[str, ...], connect_timeout: float, force: bool, accep
         note(f"The images of {', '.join(concerned)} are under the ImageNet terms of access: {TERMS_URL}")
         note("Among others, they may be used for non-commercial research and education only.")
         accept_license = click.confirm("Do you accept these terms?", err=True)
+    check_terms(sets, accept_license)  # before the first download
     for name in sets:
-        folder = fetch_benchmark_set(name, accept_license=accept_license, force=force, connect_timeout=connect_timeout)
+        folder = fetch_benchmark_set(name, force=force, connect_timeout=connect_timeout)
         cited = CUE_CONFLICT_CITATION if name == CUE_CONFLICT else CITATION
         note(f"{name}: {cited}; {URL.format(name=name)}")
         note(f"license: {BENCHMARK_SETS[name].license}")
@@ -70,7 +75,7 @@ def fetch_data(sets: tuple[str, ...], connect_timeout: float, force: bool, accep
 
 
 @command.command("verify")
-@_sets
+@click.argument("sets", metavar="SET|all", callback=_chosen)
 @click.argument("folder", metavar="[DIR]", required=False, type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; for cue-conflict with the names of all files.")
 def verify_data(sets: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
@@ -87,6 +92,11 @@ def verify_data(sets: tuple[str, ...], folder: Path | None, as_json: bool) -> No
     if folder is not None and len(sets) > 1:
         raise InvalidInputError(
             f"One folder was given for {len(sets)} sets. Each set has a folder of its own. Verify one set at a time."
+        )
+    if folder is not None and str(folder) in BENCHMARK_SETS and not folder.exists():
+        raise InvalidInputError(
+            f"The folder {folder} does not exist. The second argument is a folder, but this is the name of a set. "
+            f"Separate the names of sets by commas: '{','.join(sets)},{folder}'."
         )
     for name in sets:
         place = folder or set_dir(name)

@@ -21,7 +21,7 @@ from click.shell_completion import CompletionItem
 from replk_probe import __version__
 from replk_probe.errors import ReplkProbeError, close_names
 
-from ._output import EXIT_INTERRUPTED, note
+from ._output import EXIT_INTERRUPTED, note, with_options
 
 PROGRAM = "replk-probe"
 
@@ -119,7 +119,9 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ReplkProbeError as error:
-            raise click.ClickException(printable(" ".join(str(error).split("\n")))) from error
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            message = with_options(str(error), command)
+            raise click.ClickException(printable(" ".join(message.split("\n")))) from error
         except click.exceptions.NoArgsIsHelpError:
             raise  # its message is the help of a group, in several lines
         except click.UsageError as error:

@@ -11,10 +11,9 @@ from torch import nn
 from replk_probe.errors import InvalidInputError
 from replk_probe.images.sample import check_sample
 from replk_probe.models.architectures.micro import ERF_SIZE, is_micro
-from replk_probe.models.inference.prepare import check_precision
 from replk_probe.models.inference.run_methods import TUNE
+from replk_probe.models.network_options import checked_network_options
 from replk_probe.runtime import checks
-from replk_probe.runtime.devices import resolve_device
 
 from .area_protocols import DEFAULT_THRESHOLDS
 from .arguments import check_thresholds
@@ -87,7 +86,6 @@ class ErfConfig:
         """Check the values, and convert them to the declared types."""
         checks.check_name(self.name)
         check_sample(self.images, self.sampling)
-        check_precision(self.precision)
         checks.check_choice("value of tune", self.tune, TUNE)
         check_layer(self.layer)
         convention = convention_of(self.convention)
@@ -97,26 +95,19 @@ class ErfConfig:
                 f"Attribution {self.attribution!r} cannot be computed with precision {self.precision!r}. It needs the "
                 "network as it is, not a prepared copy. Use precision 'fp32'."
             )
-        checks.check_selection(self.ema, self.entry, self.prefix)
-        checks.check_bool("bgr", self.bgr)
         if self.check is not None:
             checks.check_choice("check", self.check, CHECKS)
             check_single(parse_position(self.position))
-        resolve_device(self.device)
         checks.set_checked(
             self,
+            **checked_network_options(self),
             images=int(self.images),
             size=checks.check_size(self.size, SMALLEST_SIDE, LARGEST_SIDE),
             target=check_target(self.target),
             position=str(parse_position(self.position)),
             thresholds=check_thresholds(self.thresholds),
             convention=convention if convention.name == "custom" else convention.name,
-            seed=checks.check_seed(self.seed),
-            weights=checks.check_weights(self.weights),
             batch_size=checks.check_batch_size(self.batch_size),
-            channels=None if self.channels is None else checks.check_integer("number of channels", self.channels, 1),
-            mean=checks.check_statistics("mean", self.mean),
-            std=checks.check_statistics("std", self.std, above=0),
             until=check_until(self.until),
         )
         checks.set_checked(self, until_ratios=check_until_ratios(self.until_ratios, self.thresholds))

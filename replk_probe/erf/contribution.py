@@ -26,6 +26,7 @@ from .attribution import DEFAULT as GRADIENT
 from .attribution import Select, Truncated, attributed, check_modules, options_of
 from .choose_target import target_for
 from .convention import DEFAULT, Convention, convention_of
+from .forward_region import ForwardRegion, find_region
 from .objective import check_target, objective
 from .position_rule import CENTER, parse_position
 from .probe_layer import check_accepts
@@ -196,7 +197,8 @@ def input_gradient(
 class InputGradient:
     """Callable that computes the input gradient of a position of one layer; see :func:`input_gradient`.
 
-    The position of a :class:`TargetLayer` is the one that it has.
+    The position of a :class:`TargetLayer` is the one that it has. With ``confined``, a prepared model computes only the
+    part of each map on which the positions depend.
     """
 
     def __init__(  # noqa: D107
@@ -209,9 +211,12 @@ class InputGradient:
         target: str | None = None,
         position: str | Sequence[int] = CENTER,
         seed: int = 0,
+        confined: bool = False,
     ) -> None:
         self._model: nn.Module | None = module_of(model)
         self._prepared = isinstance(model, PreparedModel)
+        self._confined = model if confined and isinstance(model, PreparedModel) else None
+        self._regions: dict[tuple[int, ...], ForwardRegion] = {}
         self._layer, self._target = point_of(self._model, layer), check_target(target)
         self._position, self._seed = parse_position(position), check_seed(seed)
         self._convention = convention_of(convention)
@@ -394,7 +399,7 @@ class InputGradient:
 
     def close(self) -> None:
         """Release the model."""
-        self._model = self._layer = None
+        self._model = self._layer = self._confined = None
 
     def _value(self, features: Tensor, point: TargetLayer) -> Tensor:
         """The number of each image that is differentiated, ``[N]``.
@@ -406,13 +411,26 @@ class InputGradient:
         values = objective(features.flatten(0, 1), self._convention, point.logit)
         return values.reshape(features.shape[:2]).mean(1)
 
+    def _region(self, model: nn.Module, inputs: tuple[Tensor, ...], point: TargetLayer) -> ForwardRegion:
+        """The part of each map that is computed."""
+        if self._confined is None or len(inputs) > 1:
+            return ForwardRegion(point)
+        shape = tuple(inputs[0].shape[1:])
+        if shape not in self._regions:
+            reduced = self._confined.reduced and self._confined.precision == "bf16"
+            self._regions[shape] = find_region(model, shape[0], point, reduced=reduced)
+            self._confined.methods.take()  # those of the comparison
+        return self._regions[shape]
+
     def _gradient(self, model: nn.Module, inputs: tuple[Tensor, ...], point: TargetLayer) -> tuple[Tensor, ...]:
         """The gradient of every input, from one forward pass and one backward pass for each position."""
-        with torch.inference_mode(False), torch.enable_grad():
+        region = self._region(model, inputs, point)
+        point = region.target
+        with torch.inference_mode(False), torch.enable_grad(), region.applied(model):
             # Tensors made under inference_mode cannot be used by autograd until they are cloned.
             leaves = tuple(batch.clone().requires_grad_(True) for batch in inputs)
             # The second clone lets a network write into its input.
-            first, *others = (leaf.clone() for leaf in leaves)
+            first, *others = (region.of_image(leaf) for leaf in leaves)
             output = _run_to(with_inputs(model, 0, others) if others else model, first, point)
             _check_values(output, point)
             usable = _finite(inputs[0])

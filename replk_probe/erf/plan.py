@@ -49,6 +49,7 @@ from .config import ErfConfig
 from .contribution import InputGradient
 from .convention import Convention, convention_of, convention_record
 from .convergence import CRITERION, next_check
+from .forward_region import is_sought
 from .input_size import resized
 from .jackknife import Blocks
 from .measured_positions import map_function, window_middle
@@ -68,12 +69,6 @@ from .probe_layer import UnsuitableSizeError
 from .result import ErfResult
 from .scored_batches import BatchScorer, Loaded, ScoredBatch
 from .target_layer import Layer, TargetLayer, point_of, run_to
-
-# Entries of the record that exist only where an option differs from the usual one.
-_OPTIONAL = (
-    "entry of the weights", "mean", "std", "channels", "bgr", "target", "position", "convention", "attribution",
-    "until", "until_ratios", "check", "given_layer",
-)  # fmt: skip
 
 # Threads that load images while the model computes.
 _THREADS = 2
@@ -180,7 +175,11 @@ class ErfPlan(Divisible[RunState, ErfResult]):
 
     _options = (
         "model", "size", "layer", "target", "position", "precision", "device", "seed", "sampling", "images", "channels",
-        "mean", "std", "bgr", "until", "until_ratios", "check",
+        "mean", "std", "bgr", "until", "until_ratios", "check", "thresholds",
+    )  # fmt: skip
+    _optional = (
+        "entry of the weights", "mean", "std", "channels", "bgr", "target", "position", "convention", "attribution",
+        "until", "until_ratios", "check", "given_layer",
     )  # fmt: skip
 
     @property
@@ -251,13 +250,9 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         stamps = None if isinstance(self.images, TensorImages) else self.images.stamps()
         self._image_files = None if stamps is None else digest_of(stamp.encode() for stamp in stamps)
 
-    def same_run(self, result: ErfResult) -> bool:
-        """Whether a finished result has the configuration of this plan."""
-        config, thresholds = result.run.config, result.run.config.get("thresholds")
-        # Some entries exist only where an option is not the usual one.
-        record = dict.fromkeys(_OPTIONAL) | self.record
-        same = all(config.get(key) == value for key, value in record.items())
-        return same and thresholds == list(self.settings.thresholds)
+    @property
+    def _record_of_result(self) -> dict[str, Any]:
+        return super()._record_of_result | {"thresholds": list(self.settings.thresholds)}
 
     @property
     def _environment(self) -> Mapping[str, Any]:
@@ -509,7 +504,10 @@ class ErfPlan(Divisible[RunState, ErfResult]):
         # The modules of an unprepared model are those of the network.
         model = prepared.module if self.settings.attribution in WITH_OWN_MODULES else prepared
         options = self.settings
-        return InputGradient(model, self.target, options.convention, options.attribution, seed=options.seed)
+        confined = not self._on_network_itself and is_sought(self.target, self.device)
+        return InputGradient(
+            model, self.target, options.convention, options.attribution, seed=options.seed, confined=confined
+        )
 
     def _check_signs(self, gradient: InputGradient, state: RunState) -> None:
         """Raise InvalidInputError if the gradient of the first image has negative values only; the map is zero."""

@@ -171,6 +171,14 @@ def check_accepts(model: nn.Module, shape: Sequence[int], point: LayerPoint) -> 
     _probe(model, shape, point)
 
 
+def traced_value(model: nn.Module, shape: Sequence[int], point: LayerPoint) -> Value | None:
+    """The value at ``point`` for an image of ``shape``, with receptive fields; None if it cannot be traced."""
+    try:
+        return _probe_copy(model, shape, point, trace=True).value
+    except Exception:  # as in _probe: a copy on the meta device can fail for many reasons
+        return None
+
+
 def _find_layout(model: nn.Module, found: _Found, size: tuple[int, ...], channels: int) -> tuple[Layout, str | None]:
     """The layout of a layer's output for images of ``size`` with ``channels`` channels, and a note on it."""
 

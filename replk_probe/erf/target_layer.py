@@ -293,18 +293,18 @@ def run_to(model: nn.Module, batch: Tensor, point: LayerPoint) -> Tensor:
 
 
 @contextmanager
-def layer_hook(module: nn.Module, side: str, call: Callable[[Any], None]) -> Iterator[None]:
+def layer_hook(module: nn.Module, side: str, call: Callable[[Any], Any]) -> Iterator[None]:
     """Call a function with every output (or input) of a module in this context.
 
+    The module returns what the function returns for an output, unless that is None.
     Only forward passes of this thread count: other threads may run the same module at the same time. The hook is
     removed in any case.
     """
     # Reset on leaving, so that a copy made in the meantime, which has the hook too, does not call the function later.
     thread: int | None = threading.get_ident()
 
-    def call_in_thread(value: Any) -> None:
-        if threading.get_ident() == thread:
-            call(value)
+    def call_in_thread(value: Any) -> Any:
+        return call(value) if threading.get_ident() == thread else None
 
     if side == "output":
         handle = module.register_forward_hook(lambda _module, _args, output: call_in_thread(output))

@@ -34,3 +34,16 @@ def numbered(names: Sequence[str]) -> list[str]:
     return [
         f"{name} #{names[: index + 1].count(name)}" if counts[name] > 1 else name for index, name in enumerate(names)
     ]
+
+
+def with_names(notes: Sequence[tuple[str, Sequence[str]]]) -> list[tuple[list[str], str]]:
+    """Each note with the names of its models, which are empty if it is about all of them.
+
+    Args:
+        notes: Name and notes of each model.
+    """
+    found: dict[str, list[str]] = {}
+    for name, own in notes:
+        for note in own:
+            found.setdefault(note, []).append(name)
+    return [([] if len(names) == len(notes) else names, note) for note, names in found.items()]

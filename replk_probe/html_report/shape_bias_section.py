@@ -15,7 +15,7 @@ from replk_probe.shape_bias.result import ShapeBiasResult, with_distinct_names
 from replk_probe.shape_bias.statistics import wilson_interval
 
 from .charts import Chart, Dots, dot_chart
-from .names import numbered
+from .names import numbered, with_names
 from .number_texts import Badge, Cell, badge, interval_text, number, percent_text, share
 
 _HUMAN = -1  # style of humans, who are drawn in gray
@@ -152,11 +152,9 @@ def _measured(result: ShapeBiasResult) -> str | None:
 
 def notes_of_models(results: Sequence[ShapeBiasResult], source: str) -> list[tuple[list[str], str]]:
     """Each note with the names of its models, which are empty if it is about all of them."""
-    found: dict[str, list[str]] = {}
-    for result in results:
-        for note in result.notes:
-            found.setdefault(note, []).append(result.model.name if result.model else _measured(result) or source)
-    return [([] if len(names) == len(results) else names, note) for note, names in found.items()]
+    return with_names(
+        [(result.model.name if result.model else _measured(result) or source, result.notes) for result in results]
+    )
 
 
 def _cells(one: Observer) -> tuple[Cell, ...]:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from replk_probe.models.inference.prepare import check_precision
+from replk_probe.models.network_options import checked_network_options
 from replk_probe.runtime import checks
-from replk_probe.runtime.devices import resolve_device
 from replk_probe.shape_bias.decision_mapping import LabelMapping, as_mapping
 
 from .suppressions import parse_suppressions
@@ -57,23 +56,15 @@ class RelianceConfig:
     def __post_init__(self) -> None:
         """Check the values, and convert them to the declared types."""
         parse_suppressions(self.suppressions)
-        check_precision(self.precision)
-        checks.check_selection(self.ema, self.entry, self.prefix)
         checks.check_name(self.name)
-        checks.check_bool("bgr", self.bgr)
-        resolve_device(self.device)
         checks.set_checked(
             self,
+            **checked_network_options(self),
             images=None if self.images is None else checks.check_integer("number of images", self.images, 1),
             mapping=None if self.mapping is None else as_mapping(self.mapping),
             batch_size=checks.check_integer("batch size", self.batch_size, 1),
             workers=None if self.workers is None else checks.check_integer("number of workers", self.workers, 0),
             size=None if self.size is None else checks.check_size(self.size),
-            seed=checks.check_seed(self.seed),
-            weights=checks.check_weights(self.weights),
-            channels=None if self.channels is None else checks.check_integer("number of channels", self.channels, 1),
-            mean=checks.check_statistics("mean", self.mean),
-            std=checks.check_statistics("std", self.std, above=0),
             num_classes=(
                 None if self.num_classes is None else checks.check_integer("number of classes", self.num_classes, 1)
             ),

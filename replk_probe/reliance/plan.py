@@ -26,7 +26,7 @@ from replk_probe.models.architectures.micro import is_micro
 from replk_probe.models.checkpoints.digest import bytes_of_model, digest_of
 from replk_probe.models.class_names import class_names
 from replk_probe.models.inference.copying import on_device
-from replk_probe.models.inference.environment import environment_of
+from replk_probe.models.inference.environment import environment_of, versions_on
 from replk_probe.models.inference.prepare import PreparedModel, prepared_copy
 from replk_probe.models.model_id import check_network, name_of
 from replk_probe.models.records import statistics_note
@@ -61,8 +61,6 @@ from .transforms import OPENCV_METHODS, check_size, opencv, opencv_filtered, tra
 # relative to the largest output, are evaluated again in a batch of their own. Outputs were observed to differ by 5e-7
 # of the largest in float32, and by up to a unit in the last place of bfloat16, which has eight bits.
 _NEAR_TIE = {"float32": 2e-5, "reduced": 1e-3}
-# Entries that a record lacks where the option was not given.
-_OPTIONAL = ("entry of the weights", "mean", "std", "channels", "bgr", "version of opencv")
 
 
 def plan_reliance(
@@ -180,6 +178,7 @@ class ReliancePlan(Divisible[RelianceState, RelianceResult]):
     own_code: bool = False  # whether the name of the model does not identify it
 
     _options = ("model", "precision", "device", "suppressions", "channels", "mean", "std", "bgr", "size")
+    _optional = ("entry of the weights", "mean", "std", "channels", "bgr", "version of opencv")
 
     def __post_init__(self) -> None:
         """Compute the digest of a module, which its name does not identify."""
@@ -229,11 +228,6 @@ class ReliancePlan(Divisible[RelianceState, RelianceResult]):
             **{f"version of {name}": versions[name] for name in ("replk-probe", "torch", "torchvision", "timm")},
         }
 
-    def same_run(self, result: RelianceResult) -> bool:
-        """Whether a finished result is of the same measurement."""
-        record = dict.fromkeys(_OPTIONAL) | self.record
-        return all(result.run.config.get(name) == value for name, value in record.items())
-
     @property
     def _environment(self) -> Mapping[str, Any]:
         return environment_of(self.device)
@@ -270,6 +264,7 @@ class ReliancePlan(Divisible[RelianceState, RelianceResult]):
                 backend=prepared.backend,
                 seconds=round(state.seconds, 3),
                 config=self.record | {"arithmetic": prepared.arithmetic, "resize": "bicubic, warped to input_size"},
+                versions=versions_on(self.device),
             )
             depths = state.depths[state.depths > 0].tolist()
             notes = [*self.notes, depth_note(depths), *state.device_notes, prepared.note]
@@ -383,7 +378,7 @@ class ReliancePlan(Divisible[RelianceState, RelianceResult]):
             luminance = [with_channels(one.permute(1, 2, 0).cpu().numpy(), 1) for one in images]
             values = torch.from_numpy(np.stack(luminance)).permute(0, 3, 1, 2).to(images.device)
         mean, std = (torch.tensor(one, device=images.device)[:, None, None] for one in self.statistics)
-        return (values.float() / 255 - mean) / std
+        return values.float().div_(255).sub_(mean).div_(std)
 
     def _logits(self, prepared: PreparedModel, inputs: Tensor) -> npt.NDArray[np.float32]:
         """Outputs of the network ``[N, classes]``, in several batches if the memory does not suffice for one."""

@@ -16,6 +16,7 @@ from replk_probe.runtime.atomic_files import atomic_write_text
 from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, read_json, reading
 from replk_probe.runtime.formatting import counted
 from replk_probe.runtime.provenance import RunInfo
+from replk_probe.shape_bias.statistics import few_note
 
 from .statistics import Floats, Interval, interval, mean_by_method, ratios, resampled_correct
 from .suppressions import CUES, Suppression
@@ -213,6 +214,7 @@ class RelianceResult(Result):
                 *notes,
                 "No image is classified correctly without a suppression: relative numbers are undefined.",
             )
+        few = few_note([size], "images")
         return cls(
             decisions=decisions,
             targets=targets,
@@ -224,7 +226,7 @@ class RelianceResult(Result):
             accuracy_interval=_defined(drawn[:, 0] / size),
             suppressions=rows,
             profile=_profile(suppressions, relative, drawn_relative),
-            notes=tuple(notes),
+            notes=(*notes, few) if few else tuple(notes),
         )
 
     @property

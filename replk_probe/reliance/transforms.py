@@ -170,8 +170,11 @@ def transformed(image: Tensor, step: Step, seed: int, image_id: str) -> Tensor:
     if step.method == GAUSSIAN_BLUR:
         sigma = _scaled(step.strength, image.shape[1:])
         side = 2 * _blur_radius(step, image.shape[1:]) + 1
-        blurred: Tensor = _V2.gaussian_blur(image, [side, side], [sigma, sigma])
-        return blurred
+        # The filter is separable. One axis after the other takes a few percent of the time of a square window.
+        blurred: Tensor = image.float()
+        for window in ([side, 1], [1, side]):
+            blurred = _V2.gaussian_blur(blurred, window, [sigma, sigma])
+        return blurred.round_().to(torch.uint8)
     grid = int(step.strength)
     words = _words(step, seed, image_id, grid * grid)
     rows, columns = image.shape[1] // grid, image.shape[2] // grid

@@ -8,6 +8,7 @@ from itertools import groupby
 
 from replk_probe.runtime.formatting import dimensions, percent, shortened
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
+from replk_probe.shape_bias.head_names import with_heads_in_names
 from replk_probe.shape_bias.observers import Observer, compare_pairs
 from replk_probe.shape_bias.published import ON_WHAT, SOURCE, TITLES
 from replk_probe.shape_bias.result import ShapeBiasResult
@@ -37,10 +38,11 @@ def shape_bias_table(
     """
     if any(result.scores is not None for result in results):
         return cue_scores_table(results, layout)
-    models = [result.model for result in results if result.model is not None]
+    named = with_heads_in_names(results)
+    models = [result.model for result in named if result.model is not None]
     imported = results[0].observers if results else ()
     known = {one.name for one in imported}
-    random = [result.model for result in results if isinstance(result.run, RunInfo) and result.run.weights.is_random]
+    random = [result.model for result in named if isinstance(result.run, RunInfo) and result.run.weights.is_random]
     observers = [*models, *imported, *(one for one in published if one.name not in known)]
     blocks = [_model_lines(results, layout), _observer_lines(observers, random, layout)]
     if len(models) > 1:

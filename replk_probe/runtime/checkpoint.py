@@ -13,7 +13,7 @@ import time
 import typing
 import warnings
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +81,37 @@ def discard(folder: str | Path) -> None:
         for name in (_PREVIOUS, _STATE):
             (Path(folder) / name).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def difference(
+    names: Iterable[str],
+    saved: Mapping[str, Any],
+    config: Mapping[str, Any],
+    options: Collection[str],
+    *,
+    allow_other_device: bool,
+) -> str | None:
+    """The first difference between the options of what is saved and of a run that is to continue it, with advice.
+
+    Args:
+        names: Names of the options to compare.
+        saved: Options of what is saved.
+        config: Options of the run.
+        options: Names of the options that can be given.
+        allow_other_device: Whether the device may differ.
+    """
+    for name in names:
+        old, new = saved.get(name), config.get(name)
+        # On a GPU, an automatic batch size is found from its memory.
+        follows_device = name == "device" or (name == "batch_size" and "auto" in (old, new))
+        if old != new and not (follows_device and allow_other_device):
+            given = name in options and old is not None
+            way = f"Give {name} {_brief(old)}, or start again" if given else "Start again"
+            return (
+                f"It was created with {name} {_brief(old)}, but this run has {name} {_brief(new)}. {way} without "
+                "resume or in another folder."
+            )
+    return None
 
 
 class Checkpoint:
@@ -272,17 +303,11 @@ class Checkpoint:
                 path.unlink(missing_ok=True)
 
     def _compare(self, saved: Mapping[str, Any]) -> None:
-        for name in [*self._config, *saved]:
-            old, new = saved.get(name), self._config.get(name)
-            # On a GPU, an automatic batch size is found from its memory.
-            follows_device = name == "device" or (name == "batch_size" and "auto" in (old, new))
-            if old != new and not (follows_device and self._allow_other_device):
-                given = name in self._options and old is not None
-                way = f"Give {name} {_brief(old)}, or start again" if given else "Start again"
-                raise ResumeError(
-                    f"Cannot resume {self.folder}. It was created with {name} {_brief(old)}, but this run has {name} "
-                    f"{_brief(new)}. {way} without resume or in another folder."
-                )
+        found = difference(
+            [*self._config, *saved], saved, self._config, self._options, allow_other_device=self._allow_other_device
+        )
+        if found is not None:
+            raise ResumeError(f"Cannot resume {self.folder}. {found}")
 
     def _take_environment(self, saved: Mapping[str, Any]) -> None:
         """Compare the environment with that of the run that is resumed, and take over its number of threads."""

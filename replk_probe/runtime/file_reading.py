@@ -22,6 +22,8 @@ import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError
 
+from .paths import text_of
+
 _T = TypeVar("_T")
 
 _LARGEST_ARRAY = 1 << 31  # bytes, for a map of 16384 x 16384 pixels
@@ -38,7 +40,7 @@ def read_json(path: Path, advice: str, versions: Sequence[int]) -> dict[str, Any
     ``advice``, here and below, is the sentence on what to do about a file that cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = text_of(path)
         record = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except OSError as error:
         raise unreadable(path, error.strerror or str(error), advice) from error

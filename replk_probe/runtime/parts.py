@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, 
 
 from replk_probe.errors import InvalidInputError, ResumeError
 
-from .checkpoint import METHODS, TUNING, Checkpoint, ResumeWarning, exists
+from .checkpoint import METHODS, TUNING, Checkpoint, ResumeWarning, difference, exists
 from .checks import check_integer
 from .devices import may_tune
+from .provenance import RunInfo
 from .torchrun import gathered, this_process, together
 
 if TYPE_CHECKING:
@@ -150,12 +151,14 @@ class Divisible(ABC, Generic[StateT, ResultT]):
         settings: Options of the measurement.
         _bounds: Indices of images where parts may begin and end, from 0 to the number of images.
         _options: The entries of :attr:`record` that are options of the function and the command.
+        _optional: The entries that it lacks where an option is the usual one.
     """
 
     device: torch.device
     settings: _Settings
     _bounds: Sequence[int]
     _options: ClassVar[tuple[str, ...]]
+    _optional: ClassVar[tuple[str, ...]]
     # The methods of convolutions on which the processes of torchrun have agreed; None in other runs.
     _agreed: ChosenMethods | None = None
 
@@ -163,6 +166,23 @@ class Divisible(ABC, Generic[StateT, ResultT]):
     @abstractmethod
     def record(self) -> dict[str, Any]:
         """Everything that determines the result: equal records give equal bytes."""
+
+    @property
+    def _record_of_result(self) -> dict[str, Any]:
+        """The entries of the record of a finished result, except those that are known only after the measurement."""
+        return dict.fromkeys(self._optional) | self.record
+
+    def difference(self, result: Any, *, allow_other_device: bool = False) -> str | None:
+        """How a finished result differs from that of this measurement, with advice; None if it is the same.
+
+        Args:
+            result: Result of the same analyzer.
+            allow_other_device: Whether it may have been measured on another device.
+        """
+        if not isinstance(result.run, RunInfo):
+            return "It was imported, not measured. Start again without resume or in another folder."
+        record = self._record_of_result
+        return difference(record, result.run.config, record, self._options, allow_other_device=allow_other_device)
 
     @property
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -36,6 +37,18 @@ def usable_path(path: str | os.PathLike[str], name: str) -> Path:
             f"{name} {_shortened(text)!r} is not a valid path. {reason[:1].upper()}{reason[1:]}. Give another path."
         ) from error
     return found
+
+
+def text_of(path: Path, encoding: str = "utf-8") -> str:
+    """The text of a file.
+
+    Raises:
+        OSError: The file cannot be read, or is not a regular one: reading from a pipe or a device may never end.
+        UnicodeDecodeError: It has another encoding.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "It is not a regular file", str(path))
+    return path.read_text(encoding=encoding)
 
 
 def slug(name: str) -> str:

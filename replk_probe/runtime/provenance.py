@@ -52,14 +52,19 @@ class HeadInfo:
     features: str = "output"
 
     @property
+    def kind_label(self) -> str:
+        """What the head is, in two words at most."""
+        return "linear head" if self.kind == "linear" else "zero-shot"
+
+    @property
     def label(self) -> str:
         """Short form for tables and figures."""
         if self.kind == "linear":
-            return f"linear head {self.source} [{self.sha256[:8]}]"
+            return f"{self.kind_label} {self.source} [{self.sha256[:8]}]"
         texts = f"{self.classes} class names"
         if self.templates:
             texts += f" in {len(self.templates)} template{'s' * (len(self.templates) > 1)}"
-        return f"zero-shot with {texts} [{self.sha256[:8]}]"
+        return f"{self.kind_label} with {texts} [{self.sha256[:8]}]"
 
 
 @dataclass(frozen=True)
@@ -108,10 +113,11 @@ class WeightsInfo:
     @property
     def label(self) -> str:
         """Short form for tables and figures, in capitals if the weights are random."""
-        return self._own_label + ("" if self.head is None else f", {self.head.label}")
+        return self.own_label + ("" if self.head is None else f", {self.head.label}")
 
     @property
-    def _own_label(self) -> str:
+    def own_label(self) -> str:
+        """The label without the head."""
         if self.is_random:
             return "RANDOM WEIGHTS" + ("" if self.seed is None else f" (seed {self.seed})")
         if self.source == USER_MODULE:

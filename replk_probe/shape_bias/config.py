@@ -9,10 +9,9 @@ from typing import Any
 import torch
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.models.inference.prepare import check_precision
 from replk_probe.models.inference.run_methods import TUNE
+from replk_probe.models.network_options import checked_network_options
 from replk_probe.runtime import checks
-from replk_probe.runtime.devices import resolve_device
 
 from .decision_mapping import LabelMapping, as_mapping
 from .decisions import HUMAN_PREFIX, check_observer
@@ -47,25 +46,17 @@ class DecisionConfig:
 
     def __post_init__(self) -> None:
         """Check the values, and convert them to the declared types."""
-        check_precision(self.precision)
         checks.check_choice("value of tune", self.tune, TUNE)
-        checks.check_selection(self.ema, self.entry, self.prefix)
         checks.check_bool("allow_partial", self.allow_partial)
-        checks.check_bool("bgr", self.bgr)
-        resolve_device(self.device)
         if self.name is not None:
             _check_name(self.name)
         checks.set_checked(
             self,
+            **checked_network_options(self),
             mapping=None if self.mapping is None else as_mapping(self.mapping),
             batch_size=checks.check_batch_size(self.batch_size),
             workers=None if self.workers is None else checks.check_integer("number of workers", self.workers, 0),
             size=None if self.size is None else checks.check_size(self.size),
-            seed=checks.check_seed(self.seed),
-            weights=checks.check_weights(self.weights),
-            channels=None if self.channels is None else checks.check_integer("number of channels", self.channels, 1),
-            mean=checks.check_statistics("mean", self.mean),
-            std=checks.check_statistics("std", self.std, above=0),
             num_classes=(
                 None if self.num_classes is None else checks.check_integer("number of classes", self.num_classes, 1)
             ),

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from replk_probe.errors import InvalidInputError
 from replk_probe.results import ByValue, Row, interval_cells, null_if_nan
 
-from .statistics import DRAWS, SEED, Interval
+from .statistics import DRAWS, SEED, Interval, few_note
 
 CSV_COLUMNS = ("cue", "label", "n_images", "mean_reciprocal_rank", "ci95_low", "ci95_high", "top1")
 
@@ -128,6 +128,15 @@ class CueScores(ByValue):
         """Share of the first of two cues in the sum of both scores; NaN for any other number of cues."""
         means = [score.mean_reciprocal_rank for score in self.by_cue.values()]
         return means[0] / sum(means) if len(means) == 2 else math.nan
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A note if a cue has too few images for its interval."""
+        found = [
+            few_note([score.n_images for score in scores.values()], f"images of the cue {cue} in {len(scores)} labels")
+            for cue, scores in self.by_label.items()
+        ]
+        return tuple(note for note in found if note)
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values, without the single images."""

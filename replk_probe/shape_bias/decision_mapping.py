@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.runtime.checks import whole
-from replk_probe.runtime.paths import usable_path
+from replk_probe.runtime.paths import text_of, usable_path
 
 from .stimuli.names import CATEGORIES, check_categories
 
@@ -96,10 +96,10 @@ class LabelMapping:
 
 
 @cache
-def imagenet_mapping() -> LabelMapping:
-    """The 207 classes of ImageNet-1k that belong to the 16 categories."""
+def imagenet_mapping(categories: tuple[str, ...] = CATEGORIES) -> LabelMapping:
+    """The classes of ImageNet-1k that belong to some of the 16 categories; all have 207 classes together."""
     record = json.loads(_IMAGENET_FILE.read_text(encoding="utf-8"))
-    return _mapping("imagenet-1k", record, _IMAGENET_OUTPUTS)
+    return _mapping("imagenet-1k", {name: record[name] for name in categories}, _IMAGENET_OUTPUTS)
 
 
 def load_mapping(path: str | Path) -> LabelMapping:
@@ -124,7 +124,7 @@ def load_mapping(path: str | Path) -> LabelMapping:
     """
     path = usable_path(path, "The mapping file")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_distinct)
+        record = json.loads(text_of(path), object_pairs_hook=_distinct)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InvalidInputError(
@@ -170,9 +170,9 @@ def mapping_for(
     Args:
         n_outputs: Number of classes of the classifier.
         categories: Categories of the stimuli.
-        mapping: User's mapping, as in :func:`as_mapping`. Defaults to the ImageNet-1k mapping for 1000 outputs and the
-            16 categories, and to one output per category, in alphabetical order, if there are as many outputs as
-            categories.
+        mapping: User's mapping, as in :func:`as_mapping`. Defaults to the ImageNet-1k mapping for 1000 outputs and
+            categories that are all among the 16, and to one output per category, in alphabetical order, if there are
+            as many outputs as categories.
         names: Names of the classes, if they are known. If every category is one of them, it is mapped to the classes
             with its name, unless there is a user's mapping.
         default: Mapping that the stimuli define, for classifiers of its number of outputs.
@@ -198,9 +198,10 @@ def mapping_for(
         return default
     if n_outputs == len(known):
         return LabelMapping(ONE_EACH, known, tuple((index,) for index in range(n_outputs)), n_outputs)
-    if known == CATEGORIES and n_outputs == _IMAGENET_OUTPUTS:
-        return imagenet_mapping()
-    ways = f"{len(known)} outputs, one per category" + (", or ImageNet's 1000" if known == CATEGORIES else "")
+    of_imagenet = {*known} <= {*CATEGORIES}
+    if of_imagenet and n_outputs == _IMAGENET_OUTPUTS:
+        return imagenet_mapping(known)
+    ways = f"{len(known)} outputs, one per category" + (", or ImageNet's 1000" if of_imagenet else "")
     raise InvalidInputError(
         f"The classifier has {n_outputs} outputs. No mapping to the {len(known)} categories of the stimuli "
         f"({', '.join(known)}) is known for this number, only for {ways}. Give a mapping with the class "

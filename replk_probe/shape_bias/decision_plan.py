@@ -67,8 +67,6 @@ _NEAR_TIE = {"float32": 2e-5, "reduced": 1e-3}
 
 # Pixels and stimuli at once, at most, where the free memory is measured. Parts of a run begin at multiples of it.
 _MOST_PIXELS, _MOST_STIMULI = 64 * 224**2, 64
-# Entries that a record lacks where the option was not given.
-_OPTIONAL = ("entry of the weights", "mean", "std", "channels", "bgr", "outputs")
 
 
 ConfigT = TypeVar("ConfigT", bound=DecisionConfig)
@@ -198,6 +196,7 @@ class DecisionPlan(Divisible["_State", ResultT]):
     own_code: bool = False
 
     _options = ("model", "precision", "device", "stimuli", "batch_size", "channels", "mean", "std", "bgr", "size")
+    _optional = ("entry of the weights", "mean", "std", "channels", "bgr", "outputs")
 
     def __post_init__(self) -> None:
         """Identify a module by its parameters, since its name may stay the same when they change."""
@@ -279,13 +278,6 @@ class DecisionPlan(Divisible["_State", ResultT]):
             softmax = "The model's outputs are probabilities: they are used without another softmax."
         notes = (*self.stimuli.notes, statistics, channels, resized, ordered, softmax, experimental_note(self.device))
         return tuple(note for note in notes if note)
-
-    def same_run(self, result: Any) -> bool:
-        """Whether a finished result is of the same measurement."""
-        if not isinstance(result.run, RunInfo):
-            return False
-        saved, record = result.run.config, dict.fromkeys(_OPTIONAL) | self.record
-        return all(saved.get(key) == value for key, value in record.items())
 
     @property
     def _environment(self) -> Mapping[str, Any]:

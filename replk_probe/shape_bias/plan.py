@@ -105,7 +105,8 @@ class ShapeBiasPlan(DecisionPlan[ShapeBiasResult]):
         if self.stimuli.cues:
             own = [self.mapping.categories.index(label) for label in shape]
             scores = CueScores(names, self.stimuli.cues, shape, found.probabilities[np.arange(len(own)), own])
-            return ShapeBiasResult(replace(found.run, image_ids=names), None, notes=found.notes, scores=scores)
+            notes = (*found.notes, *scores.notes)
+            return ShapeBiasResult(replace(found.run, image_ids=names), None, notes=notes, scores=scores)
         decisions = Decisions(
             observer=subject_of(self.name),
             names=names,

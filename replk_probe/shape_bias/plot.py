@@ -21,6 +21,7 @@ from replk_probe.plot_style import (
     check_drawable,
     figure_style,
     fitted_lines,
+    head_text,
     heading_inches,
     new_figure,
     page_width,
@@ -30,6 +31,7 @@ from replk_probe.plot_style import (
 )
 from replk_probe.runtime.provenance import RunInfo
 
+from .head_names import with_heads_in_names
 from .observers import Observer
 from .plot_categories import ROW as CATEGORY_ROW
 from .plot_categories import category_axes, category_caption, category_points
@@ -81,8 +83,8 @@ def plot_shape_bias(
         >>> [round(limit) for limit in ax.get_xlim()]
         [0, 1]
     """
-    shown = _observers_of(result, others)
-    return category_axes(shown, ax, random=random_models([result]), legend=legend, caption=caption)
+    shown, random = _observers_of(result, others)
+    return category_axes(shown, ax, random=random, legend=legend, caption=caption)
 
 
 def plot_bars(
@@ -114,8 +116,8 @@ def plot_bars(
         >>> [round(limit) for limit in ax.get_xlim()]
         [0, 1]
     """
-    shown = _observers_of(result, others)
-    return bar_axes(shown, ax, random=random_models([result]), caption=caption)
+    shown, random = _observers_of(result, others)
+    return bar_axes(shown, ax, random=random, caption=caption)
 
 
 def draw_observers(
@@ -194,11 +196,8 @@ def draw_shape_bias(result: ShapeBiasResult, *, others: Sequence[Observer] = ())
         >>> result = ShapeBiasResult.from_decisions(decisions)
         >>> draw_shape_bias(result, others=published_observers()).savefig("shape_bias.png")
     """
-    return draw_observers(
-        _observers_of(result, others),
-        random=random_models([result]),
-        heading=_heading(result),
-    )
+    shown, random = _observers_of(result, others)
+    return draw_observers(shown, random=random, heading=_heading(result))
 
 
 def save_figures(
@@ -222,9 +221,13 @@ def save_figures(
     return save_figure(draw_shape_bias(result, others=others), Path(directory), "shape_bias", width=1)
 
 
-def _observers_of(result: ShapeBiasResult, others: Sequence[Observer]) -> tuple[Observer, ...]:
+def _observers_of(
+    result: ShapeBiasResult, others: Sequence[Observer]
+) -> tuple[tuple[Observer, ...], tuple[Observer, ...]]:
+    """The observers to show, and those of them with random weights."""
     check_drawable(result, "ShapeBiasResult")
-    return with_others(result.all_observers, result.observers, others)
+    (named,) = with_heads_in_names([result])
+    return with_others(named.all_observers, named.observers, others), random_models([named])
 
 
 def with_others(
@@ -258,8 +261,9 @@ def _heading(result: ShapeBiasResult) -> list[str]:
         title = "Shape bias" if model is None else f"Shape bias of {model.name}"
         return [title, run.image_source if isinstance(run, RunInfo) else run.source]
     height, width = run.input_size
+    head = [] if run.weights.head is None else [head_text(run.weights.head)]
     return [
         f"Shape bias of {run.model}",
-        *([] if run.weights.is_random else [weights_text(run.weights)]),
+        *(head if run.weights.is_random else [weights_text(run.weights)]),
         f"{conflict_stimuli([model])}, {run.image_source}, {height}\u00d7{width} px",
     ]

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import check_all_drawable, save_figure
+from replk_probe.plot_style import check_all_drawable, head_text, save_figure
 from replk_probe.runtime.provenance import RunInfo
 
+from .head_names import with_heads_in_names
 from .observers import Observer
 from .plot import conflict_stimuli, draw_observers, random_models, with_others
 
@@ -42,6 +43,7 @@ def draw_comparison(results: Sequence[ShapeBiasResult], *, others: Sequence[Obse
         >>> figure.savefig("comparison.png")
     """
     check_all_drawable(results, "ShapeBiasResult")
+    results = with_heads_in_names(results)
     models = [result.model for result in results if result.model is not None]
     if not models:
         raise InvalidInputError(
@@ -70,6 +72,8 @@ def _heading(results: Sequence[ShapeBiasResult]) -> list[str]:
     if small:
         which = "" if len(small) == len(models) else f": {', '.join(small)}"
         lines.append(f"Small models trained on synthetic data{which}")
+    heads = dict.fromkeys(head_text(run.weights.head) for run in runs if run.weights.head is not None)
+    lines += [f"{head[:1].upper()}{head[1:]}" for head in heads]
     sources = dict.fromkeys(run.image_source for run in runs)
     lines.append(", ".join([conflict_stimuli(models), *sources]))
     return lines

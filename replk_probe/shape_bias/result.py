@@ -40,6 +40,7 @@ from .model_vs_human.raw_data import (
     read_decisions,
 )
 from .observers import Observer, analyze, check_decisions, compare_pairs, consistency_with
+from .statistics import few_note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,6 +182,9 @@ class ShapeBiasResult(Result):
                 "the decisions of others as observers."
             )
         measured = isinstance(run, RunInfo)
+        every = [*([] if decisions is None else [decisions]), *observers]
+        fewest = min((one.counts().n_by_category for one in every), key=sum, default=())
+        few = few_note(fewest, f"stimuli in {sum(n > 0 for n in fewest)} shape categories")
         result = cls(
             run=run or GivenDecisions(origin),
             model=None
@@ -193,7 +197,7 @@ class ShapeBiasResult(Result):
             ),
             decisions=decisions,
             probabilities=probabilities,
-            notes=tuple(notes),
+            notes=(*notes, few) if few else tuple(notes),
         )
         return result.with_observers(observers, models, source=origin)
 

@@ -18,6 +18,11 @@ _Z = 1.959963984540054
 DRAWS = 1000
 SEED = 0
 
+# With fewer items in all, or fewer in a group on average, the intervals of a bootstrap are too narrow. The mean of n
+# resampled items varies less than that of n new ones, by the factor sqrt((n - 1) / n): by more than a tenth for 5.
+# Among fewer than 20, decisions that are not frequent are often missing.
+_FEW, _FEW_EACH = 20, 6
+
 # Cue that a decision follows.
 OTHER, SHAPE, TEXTURE = 0, 1, 2
 
@@ -76,7 +81,12 @@ class CueCounts:
     @property
     def n_conflict(self) -> int:
         """Number of decisions on stimuli whose cues conflict."""
-        return self.n_shape + self.n_texture + self.n_other
+        return sum(self.n_by_category)
+
+    @property
+    def n_by_category(self) -> tuple[int, ...]:
+        """Number of decisions on stimuli whose cues conflict, by category of the shape."""
+        return _added([self.shape, self.texture, self.other])
 
     @property
     def overall(self) -> float:
@@ -233,6 +243,19 @@ def bootstrap_stimuli(counts: CueCounts, draws: int = DRAWS, seed: int = SEED) -
     so the order of the decisions does not matter.
     """
     return _percentiles(_redrawn(_table(counts), draws, seed)[..., :2], "stimuli", draws, seed)
+
+
+def few_note(sizes: Sequence[int], items: str) -> str | None:
+    """A note if so few items are resampled that the intervals of a bootstrap are too narrow; otherwise None.
+
+    Args:
+        sizes: Number of items in each group within which they are resampled.
+        items: What is resampled, in the plural.
+    """
+    total = sum(sizes)
+    if not total or total >= max(_FEW, _FEW_EACH * sum(size > 0 for size in sizes)):
+        return None
+    return f"The number of {items} is only {total}: bootstrap intervals over them are too narrow."
 
 
 def bootstrap_observers(members: Sequence[CueCounts], draws: int = DRAWS, seed: int = SEED) -> BootstrapIntervals:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.runtime.paths import usable_path
+from replk_probe.runtime.paths import text_of, usable_path
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -127,10 +126,7 @@ def read_document(config: str | os.PathLike[str] | Mapping[str, Any]) -> Documen
         return Document(config, "The sweep", Path.cwd())
     path = usable_path(config, "The sweep file")
     try:
-        # A pipe or a device might never end.
-        if path.exists() and not path.is_file():
-            raise OSError(errno.EINVAL, "It is not a regular file")
-        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
+        text = text_of(path, "utf-8-sig")  # some editors write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "It is not UTF-8 text"
         raise InvalidInputError(

@@ -87,7 +87,17 @@ def test_the_matrix_is_that_of_the_pairs(result: BehaviourResult) -> None:
 def test_figures_of_all_sets(result: BehaviourResult) -> None:
     figure = draw_sets(result)
     assert len(figure.axes) == 3  # two sets without conditions share one panel
+    assert figure.texts[0].get_text() == "Accuracy on 4 sets"
     assert inside(figure) and inside(draw_benchmark(result))
+
+
+def test_a_narrow_figure_of_long_names(random_trials: Callable[..., list[Trials]]) -> None:
+    names = ["mobilenetv2_k13_rep_noskip", "vit_large_patch14_reg4_dinov2.lvd142m_and_more", "subject-01"]
+    figure = draw_sets(BehaviourResult.from_trials(random_trials(names, "edge")), random=names[:2])
+    assert figure.texts[0].get_text() == "Accuracy on the set edge" and inside(figure)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[0].startswith("mobile") and labels[0].endswith("noskip (RANDOM WEIGHTS)")
+    assert labels[1].startswith("vit_la") and labels[1].endswith(" (RANDOM WEIGHTS)")
 
 
 def test_networks_without_people(random_trials: Callable[..., list[Trials]], tmp_path: Path) -> None:
@@ -109,6 +119,7 @@ def test_a_contact_sheet_shows_decisions(write_set: Callable[..., Path]) -> None
     frames = [patch.get_gid() for patch in figure.findobj(lambda one: one.get_gid() in ("correct", "wrong"))]
     assert len(frames) == 16
     assert any("of 64 decisions" in text.get_text() for text in figure.texts)
+    assert [text.get_text() for text in figure.texts].count("colors") == 1  # what the conditions of colour are
     (single,) = (draw_contact_sheet(open_sets("edge", root, allow_partial=True), trials[:1]),)
     frames = [patch.get_gid() for patch in single.findobj(lambda one: one.get_gid() in ("correct", "wrong"))]
     assert len(frames) == 32 and frames.count("correct") == 2

@@ -98,10 +98,14 @@ def test_observers_with_fewer_trials_are_noted(random_trials: MakeTrials) -> Non
         "condition without common images are undefined."
     )
     found = BehaviourResult.from_trials([network, short, person])
-    assert found.notes == (note,)
+    few = (
+        "The number of images of an observer in a condition of contrast is only 3: bootstrap intervals over them are "
+        "too narrow."
+    )
+    assert found.notes == (few, note)
     # The notes are those of the observers that are there.
     among = BehaviourResult.from_trials([], measured=[network], notes=["Kept."]).with_observers([short, person])
-    assert among.notes == ("Kept.", note)
+    assert among.notes == ("Kept.", few, note)
     assert BehaviourResult.from_trials([network, person]).notes == ()
 
 

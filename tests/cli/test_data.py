@@ -40,7 +40,28 @@ def test_fetch_offline(replk_probe: Run) -> None:
 
 
 def test_fetch_an_unknown_set(replk_probe: Run) -> None:
-    assert replk_probe("data", "fetch", "imagenet").exit_code == 2
+    result = replk_probe("data", "fetch", "edge", "sketches")
+    assert result.exit_code == 2 and "Unknown set 'sketches' (similar: sketch)" in result.stderr
+
+
+def test_terms_are_asked_for_before_the_first_download(
+    replk_probe: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(download_sets, "fetch_cue_conflict", lambda url, **options: asked.append(url) or tmp_path)
+    monkeypatch.setattr(download_sets, "fetch_set", lambda name, *more, **options: asked.append(name) or tmp_path)
+    refused = replk_probe("data", "fetch", "all")
+    assert refused.exit_code == 1 and not asked and len(refused.stderr.splitlines()) == 1
+    assert "Nothing was downloaded. The images of stylized, colour, " in refused.stderr
+    assert replk_probe("data", "fetch", "edge", "edge,rotation", "--accept-license").exit_code == 0
+    assert asked == ["edge", "rotation"]
+    # They have been accepted.
+    assert replk_probe("data", "fetch", "all").exit_code == 0 and len(asked) == 2 + 17
+
+
+def test_names_of_sets_to_verify_are_separated_by_commas(replk_probe: Run) -> None:
+    result = replk_probe("data", "verify", "edge", "sketch")
+    assert result.exit_code == 1 and "Separate the names of sets by commas: 'edge,sketch'." in result.stderr
 
 
 def test_verify_what_was_not_fetched(replk_probe: Run) -> None:

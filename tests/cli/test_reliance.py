@@ -105,8 +105,11 @@ class Network(nn.Module):
         self.scale = nn.Linear(1, 1)
 
     def forward(self, x):
-        if Path("stop").exists() and len(x) > 1:
-            raise KeyboardInterrupt
+        if len(x) > 1 and Path("stop").exists():  # the file has the number of batches before the interrupt
+            left = int(Path("stop").read_text())
+            if not left:
+                raise KeyboardInterrupt
+            Path("stop").write_text(str(left - 1))
         return x.mean((2, 3))[:, :2]
 
 def build():
@@ -116,13 +119,24 @@ def build():
 
 def test_an_interrupted_run_prints_the_command_that_continues_it(replk_probe: Run, colors: Path) -> None:
     Path("net.py").write_text(NETWORK)
-    Path("stop").touch()
+    Path("stop").write_text("3")  # two of them without and with the suppression, and one of the next images
     options = ("--data", "photos", "--weights", "random", "--size", 32, "--suppressions", "grayscale")
-    stopped = replk_probe("reliance", "--model", "net.py:build", *options)
+    stopped = replk_probe("reliance", "--model", "net.py:build", *options, "--batch-size", 2)
     assert stopped.exit_code == 130, stopped.output
+    assert "Interrupted. Completed work is kept. Resume with:" in stopped.stderr
     Path("stop").unlink()
     (line,) = re.findall(r"(reliance .*--resume)", stopped.stderr)
     done = replk_probe(*shlex.split(line))
     assert done.exit_code == 0, done.output
     again = replk_probe(*shlex.split(line))
     assert again.exit_code == 0 and "already measured" in again.stderr
+
+
+def test_an_interrupt_before_anything_was_saved_says_so(replk_probe: Run, colors: Path) -> None:
+    Path("net.py").write_text(NETWORK)
+    Path("stop").write_text("0")
+    options = ("--data", "photos", "--weights", "random", "--size", 32, "--suppressions", "grayscale")
+    stopped = replk_probe("reliance", "--model", "net.py:build", *options)
+    assert stopped.exit_code == 130 and not Path("replk-probe-out").exists()
+    assert "Interrupted. Nothing was saved. Run the command again." in stopped.stderr
+    assert "--resume" not in stopped.stderr

@@ -303,13 +303,17 @@ def test_an_interrupted_run_is_continued(
     assert "already measured" in again.stderr
 
 
-def test_a_finished_run_with_other_input_options_is_repeated(
+def test_a_finished_run_with_other_input_options_is_not_replaced(
     replk_probe: Run, tmp_path: Path, networks: str, stimuli: Path
 ) -> None:
     run = ("shape-bias", "--model", f"{networks}:red", "--stimuli", stimuli, "--output", tmp_path / "out")
     assert replk_probe(*run, "--bgr").exit_code == 0
-    assert "already measured" not in replk_probe(*run, "--resume").stderr
-    assert "already measured" in replk_probe(*run, "--resume").stderr
+    before = (tmp_path / "out" / "shape_bias.json").read_bytes()
+    other = replk_probe(*run, "--resume")
+    assert other.exit_code == 1 and "created with bgr true, but this run has bgr none" in other.stderr
+    assert (tmp_path / "out" / "shape_bias.json").read_bytes() == before
+    assert "already measured" in replk_probe(*run, "--bgr", "--resume").stderr
+    assert replk_probe(*run).exit_code == 0 and "already measured" in replk_probe(*run, "--resume").stderr
 
 
 def test_nothing_asked_for_offline(capsys: pytest.CaptureFixture[str]) -> None:
@@ -355,9 +359,9 @@ def test_nothing_asked_for_with_all_in_the_cache(
         ),
         (("--weights", "random"), "--weights was given without --model."),
         (("--mapping", "labels.json"), "--mapping was given without --model."),
-        (("--model", "resnet18", "--stimuli", "synthetic", "--allow-partial"), "Leave allow_partial out"),
-        (("--model", "resnet18", "--stimuli", "nowhere", "--allow-partial"), "Leave allow_partial out"),
-        (("--allow-partial",), "Leave allow_partial out"),
+        (("--model", "resnet18", "--stimuli", "synthetic", "--allow-partial"), "Leave --allow-partial out"),
+        (("--model", "resnet18", "--stimuli", "nowhere", "--allow-partial"), "Leave --allow-partial out"),
+        (("--allow-partial",), "Leave --allow-partial out"),
         (
             ("--model", "resnet18", "--weights", "random", "--stimuli", "synthetic"),
             "the 16 categories of the stimuli (",

@@ -240,7 +240,7 @@ def test_a_finished_run_of_another_convention_is_another_run() -> None:
     options = [{}, {"convention": "openerf"}, {"convention": "luo2016"}, {"attribution": "input-x-gradient"}]
     plans = [plan_erf(model, images, ErfConfig(**one)) for one in options]
     results = [plan.run() for plan in plans]
-    same = [[plan.same_run(result) for result in results] for plan in plans]
+    same = [[plan.difference(result) is None for result in results] for plan in plans]
     assert same == [[row == column for column in range(4)] for row in range(4)]
 
 

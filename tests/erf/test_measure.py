@@ -507,17 +507,17 @@ def test_other_images_of_the_same_names_are_not_resumed(tmp_path: Path) -> None:
     shutil.copytree(folder, other)  # keeps the times: these are the same images
     plan = plan_erf(Tiny(), folder, ErfConfig(size=16))
     result = plan.run()
-    assert plan_erf(Tiny(), other, ErfConfig(size=16)).same_run(result)
+    assert plan_erf(Tiny(), other, ErfConfig(size=16)).difference(result) is None
 
     changed = next(other.iterdir())
     before = changed.stat()
     Image.new("RGB", (30, 20)).save(changed)
     os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))  # the size alone
-    assert not plan_erf(Tiny(), other, ErfConfig(size=16)).same_run(result)
+    assert plan_erf(Tiny(), other, ErfConfig(size=16)).difference(result)
     shutil.copy2(folder / changed.name, changed)
-    assert plan_erf(Tiny(), other, ErfConfig(size=16)).same_run(result)
+    assert plan_erf(Tiny(), other, ErfConfig(size=16)).difference(result) is None
     os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns + 1000))  # the time alone
-    assert not plan_erf(Tiny(), other, ErfConfig(size=16)).same_run(result)
+    assert plan_erf(Tiny(), other, ErfConfig(size=16)).difference(result)
 
     measure_erf(Tiny(), folder, size=16, checkpoint=tmp_path / "ckpt")
     with pytest.raises(ResumeError, match="image files"):

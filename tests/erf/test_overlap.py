@@ -154,7 +154,7 @@ def test_batches_are_halved_until_the_memory_suffices(tmp_path: Path) -> None:
         "can change the last digits of the result."
     ]
     assert (found.run.config["batch_size"], found.run.config["batch_sizes"]) == (8, [8, 2])
-    assert plan(batch_size=8).same_run(found)
+    assert plan(batch_size=8).difference(found) is None
     assert not [note for note in expected.notes if "memory" in note] and "batch_sizes" not in expected.run.config
 
 

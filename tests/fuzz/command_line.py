@@ -185,6 +185,21 @@ OPTIONS: dict[str, dict[str, Sequence[str] | None]] = {
         "--output": PATHS, "--stimuli": PATHS, "--mapping": PATHS, "--import": PATHS, "--model": NAMES,
         "--weights": PATHS, "--workers": ("0",), "--batch-size": NUMBERS, "--resume": None, "--allow-partial": None,
     },
+    "behaviour": {
+        "--output": PATHS, "--data": ("sets/edge", *PATHS), "--import": ("raw", *PATHS), "--mapping": PATHS,
+        "--model": NAMES, "--weights": PATHS, "--sets": ("edge", "all", "shape,edge", "edge,,", *NAMES),
+        "--batch-size": ("auto", *NUMBERS), "--workers": NUMBERS[:5], "--mean": NUMBERS, "--seed": NUMBERS,
+        "--resume": None, "--bgr": None, "--tune": ("off", "x"), "--device": ("cpu", "cuda:9", "nope", "\x1b"),
+    },
+    "reliance": {
+        "--output": PATHS, "--data": ("photos", *PATHS), "--model": NAMES, "--weights": PATHS, "--mapping": PATHS,
+        "--suppressions": (
+            "patch-shuffle:2+grayscale", "gaussian-blur", "grayscale+channel-shuffle", "patch-rotation:9999", "+", ":",
+            "bilateral:nan", "gaussian-blur:1e-9", *NAMES,
+        ),
+        "--images": NUMBERS, "--size": ("16", "8x16", "1", *NUMBERS), "--batch-size": NUMBERS, "--mean": NUMBERS,
+        "--std": NUMBERS, "--channels": ("1", *NUMBERS), "--seed": NUMBERS, "--bgr": None, "--resume": None,
+    },
     "reparam": {"--output": PATHS, "--model": (MODEL, *NAMES), "--to": ("official", "timm"), "--no-merge": None},
     "sweep": {
         "--output": (*PATHS, "memory://x", "file:///x", "file://", "nope://x", "s3://", "://"), "--only": NAMES,
@@ -202,12 +217,17 @@ FIXED: dict[str, tuple[str, ...]] = {
     "erf": ("--images", "1", "--size", "32", "--model", MODEL),
     "kernels": ("--model", MODEL, "--layer", "stage4.0", "--strongest", "0"),
     "shape-bias": ("--model", MODEL, "--workers", "0", "--stimuli", "stimuli"),
+    "behaviour": (
+        *("--model", "test_resnet", "--weights", "random", "--data", "sets", "--allow-partial", "--size", "32"),
+        *("--workers", "0"),
+    ),
+    "reliance": ("--model", MODEL, "--images", "2", "--workers", "0", "--suppressions", "grayscale"),
     "reparam": ("weights.safetensors", "--model", MODEL),
     "sweep": ("--dry-run",),
 }
 # The commands below a command, with the pool of their argument.
 BELOW: dict[str, dict[str, Sequence[str]]] = {
-    "data": {"fetch": ("cue-conflict", "x"), "verify": ("cue-conflict", "")},
+    "data": {"fetch": ("cue-conflict", "all", "edge,,x", "x"), "verify": ("cue-conflict", "edge", "")},
     "weights": {"list": ("*", "[", "nope", *PATHS), "fetch": (f"{MODEL}.shape90", *NAMES), "verify": PATHS},
     "models": {"": ("replknet_micro*", "[", *PATHS)},
     "sweep": {"": ("sweep.toml", "bad.toml", *PATHS)},
@@ -248,7 +268,11 @@ def prepare(folder: Path) -> None:
         (folder / "raw" / path).write_text(RAW_DATA)
     (folder / "stimuli").mkdir()
     Image.new("RGB", (64, 64), (90, 60, 30)).save(folder / "stimuli" / "cat1-dog2.png")
-    for name in ("erf.json", "kernels.json", "erf.ckpt"):  # where results and states are written
+    for path in ("sets/edge/cat", "photos/cat", "photos/dog"):
+        (folder / path).mkdir(parents=True)
+        Image.new("RGB", (40, 40), (30, 60, 90)).save(folder / path / "cat1.png")
+    # Where results and states are written.
+    for name in ("erf.json", "kernels.json", "erf.ckpt", "behaviour.json", "reliance.ckpt"):
         (folder / "result" / name).mkdir(parents=True, exist_ok=True)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from replk_probe.behaviour import BehaviourResult, Trials
-from replk_probe.collection import find_results
+from replk_probe.collection import Saved, find_results
 from replk_probe.html_report import render_report
+from replk_probe.html_report.behaviour_section import behaviour_section
+from replk_probe.html_report.names import with_names
 
 NAMES = ("cat1.png", "dog1.png", "bear1.png", "oven1.png")
 ANSWERS = ("cat", "dog", "bear", "oven")
@@ -32,3 +34,28 @@ def test_networks_and_people_are_shown(tmp_path: Path) -> None:
     assert "75.0" in page  # the accuracy of the network
     assert "87.5" in page  # that of people: 3 / 4 and 1
     assert 'href="#behaviour"' in page
+
+
+def test_what_tables_and_charts_leave_out_is_said() -> None:
+    people = [edge(f"subject-{index:02}", *ANSWERS[: index + 1], *["car"] * (3 - index)) for index in (1, 2, 3)]
+    other = Trials.from_names("net", "sketch", NAMES, ANSWERS, ANSWERS)
+    first = BehaviourResult.from_trials([edge("net", *ANSWERS), *people])
+    both = BehaviourResult.from_trials([*people, other])
+    (alone,) = behaviour_section([Saved(first)], [0])
+    assert alone.remarks == [
+        "The charts show the measured networks and people; imported networks are in the table only."
+    ]
+    (group,) = behaviour_section([Saved(both)], [0])
+    assert group.remarks[0].startswith("The numbers of networks with fewer sets are averages of these sets.")
+    assert group.observers[0].cells[0].detail == "1 of 2 sets"
+    # The accuracy has its interval over images, and the others have theirs over people.
+    scores = first.networks[0]
+    low, high = scores.intervals["observed_consistency"].people
+    assert alone.observers[0].cells[2].interval == f"{low:.3f} to {high:.3f}"
+    assert [title for title, _ in alone.charts] == ["Accuracy by set", "Error consistency with people by set"]
+    marks = [mark.text for chart in alone.charts for one in chart[1].series for mark in one.marks]
+    assert marks == ["People, edge: 75.0 %", f"People, edge: {first.people.error_consistency:.3f}"]
+
+
+def test_a_note_of_all_models_is_shown_once() -> None:
+    assert with_names([("a", ["x", "y"]), ("b", ["x"])]) == [([], "x"), (["a"], "y")]

@@ -12,9 +12,9 @@ from replk_probe.shape_bias.stimuli.names import CATEGORIES
 
 
 def trials(observer: str, dataset: str, seed: int) -> Trials:
-    """Random decisions on two images of each condition."""
+    """Random decisions on twenty images of each condition, for which intervals have no note."""
     random = np.random.default_rng(seed)
-    levels = [level for level in BENCHMARK_SETS[dataset].levels for _ in range(2)]
+    levels = [level for level in BENCHMARK_SETS[dataset].levels for _ in range(20)]
     names = [f"{index}_x_x_{level}_cat_0_n0_{index}.png" for index, level in enumerate(levels)]
     responses = [CATEGORIES[index] for index in random.integers(6, 9, len(levels))]
     return Trials(observer, dataset, tuple(names), ("cat",) * len(levels), tuple(levels), tuple(responses))

@@ -176,6 +176,8 @@ def test_measured_scores(grays: Path) -> None:
     assert scores.reciprocal_ranks.tolist() == [1, 1, 1, np.float32(1 / 9)]
     assert scores.by_cue["shape"].mean_reciprocal_rank == 1 and scores.by_cue["shape"].top1 == 1
     assert "Each image of grays has one cue: shape or texture." in result.notes
+    few = "The number of images of the cue shape in 3 labels is only 3: bootstrap intervals over them are too narrow."
+    assert few in result.notes
     assert isinstance(result.run, RunInfo) and result.run.image_source == "set:grays"
     assert result.run.config["stimuli record"]["set"]["cues"] == ("shape", "texture")
     # One image at a time, and a resumed run, give the same.

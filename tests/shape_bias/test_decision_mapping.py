@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,12 @@ def test_unreadable_mapping_files_are_refused(tmp_path: Path, text: str, message
         load_mapping(path)
 
 
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidInputError, match=r"Cannot read the mapping .*pipe\. It is not a regular file\."):
+        load_mapping(tmp_path / "pipe")
+
+
 def test_missing_mapping_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="No such file"):
         load_mapping(tmp_path / "none.json")
@@ -184,9 +191,18 @@ def test_missing_mapping_file(tmp_path: Path) -> None:
 
 def test_mapping_is_chosen_by_the_number_of_outputs() -> None:
     own = ("alpha", "beta", "gamma")
-    assert mapping_for(1000) is imagenet_mapping()
+    assert mapping_for(1000) == imagenet_mapping()
     assert mapping_for(16).indices == tuple((index,) for index in range(16))
     assert mapping_for(3, own).categories == own
+
+
+def test_some_of_the_16_categories_need_no_mapping() -> None:
+    found = mapping_for(1000, ["dog", "cat"])
+    known = dict(zip(imagenet_mapping().categories, imagenet_mapping().indices, strict=True))
+    assert found.name == "imagenet-1k" and found.categories == ("cat", "dog")
+    assert found.indices == (known["cat"], known["dog"])
+    logits = 9 * np.eye(1000)[[281, 151]]
+    assert decide(category_probabilities(logits, found), found.categories) == ("cat", "dog")
 
 
 @pytest.mark.parametrize(

@@ -169,9 +169,11 @@ def test_a_resumed_run_gives_the_same(
     assert decided(found) == decided(expected)
     np.testing.assert_array_equal(found.probabilities, expected.probabilities)
     plan = plan_shape_bias(net, small_stimuli, ShapeBiasConfig(size=(32, 32), batch_size=8))
-    assert plan.same_run(found) and not plan_shape_bias(
-        net, small_stimuli, ShapeBiasConfig(size=(32, 32), batch_size=4)
-    ).same_run(found)
+    assert plan.difference(found) is None
+    assert plan_shape_bias(net, small_stimuli, ShapeBiasConfig(size=(32, 32), batch_size=4)).difference(found) == (
+        "It was created with batch_size 8, but this run has batch_size 4. Give batch_size 8, or start again without "
+        "resume or in another folder."
+    )
     with pytest.raises(ResumeError, match="Give batch_size 8"):
         measure_shape_bias(net, small_stimuli, size=32, batch_size=4, checkpoint=tmp_path / "state", resume=True)
 

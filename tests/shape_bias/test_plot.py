@@ -16,7 +16,7 @@ from matplotlib.transforms import Bbox
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import fitted_lines
-from replk_probe.runtime.provenance import RunInfo, WeightsInfo
+from replk_probe.runtime.provenance import HeadInfo, RunInfo, WeightsInfo
 from replk_probe.shape_bias.decisions import Decisions
 from replk_probe.shape_bias.observers import Observer
 from replk_probe.shape_bias.plot import draw_observers, draw_shape_bias, save_figures
@@ -365,6 +365,18 @@ def test_the_page_names_model_weights_stimuli_and_source():
     assert "RANDOM" not in text
     assert words(draw_shape_bias(result(weights=RANDOM))).count("RANDOM WEIGHTS") == 1  # at the bar
     assert "arXiv" not in words(draw_shape_bias(result()))
+
+
+def test_a_head_is_named_beside_its_model_and_in_the_heading():
+    head = HeadInfo("linear", "file:probe.safetensors", "ab" * 32, 16)
+    known = WeightsInfo("timm:vit", "cd" * 32, head=head)
+    text = words(draw_shape_bias(result(weights=known))).replace("\n", " ")
+    assert "net, linear head" in text and "timm:vit, linear head from probe.safetensors" in text
+    assert "[cdcdcdcd]" not in text and "[abababab]" not in text
+    random = result("other", dataclasses.replace(RANDOM, head=head))
+    text = words(draw_comparison([result(weights=known), random])).replace("\n", " ")
+    assert "other, linear head" in text and text.count("Linear head from probe.safetensors") == 1
+    assert text.count("RANDOM") == 1
 
 
 def test_the_page_of_imported_decisions_names_their_source():

@@ -20,6 +20,7 @@ from replk_probe.shape_bias.statistics import (
     choices,
     count_cues,
     error_consistency,
+    few_note,
     paired_comparison,
     pooled,
     wilson_interval,
@@ -87,6 +88,17 @@ def test_stimuli_whose_cues_agree_are_left_out_of_the_bias() -> None:
     # Counted in, the right answers among them would pass for decisions for the shape.
     followed = choices(*zip(*TABLE, strict=True))
     assert (followed == SHAPE).sum() / (followed != OTHER).sum() != counted().overall
+
+
+def test_intervals_of_few_stimuli_are_too_narrow_and_noted() -> None:
+    one_each = CueCounts(CATEGORIES, (1, 1, 0), (0, 0, 1), (0, 0, 0))
+    assert bootstrap_stimuli(one_each).overall == (2 / 3, 2 / 3)
+    assert few_note(one_each.n_by_category, "stimuli in 3 categories") == (
+        "The number of stimuli in 3 categories is only 3: bootstrap intervals over them are too narrow."
+    )
+    assert few_note([20], "images") is None and few_note([19], "images")
+    assert few_note([6] * 16, "stimuli") is None and few_note([5] * 16, "stimuli")
+    assert few_note([0, 0, 80], "stimuli") is None and few_note([], "stimuli") is None
 
 
 def test_counts_must_be_one_per_category_and_not_negative() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from replk_probe.errors import InvalidInputError, WeightsError
-from replk_probe.runtime.paths import usable_path
+from replk_probe.runtime.paths import text_of, usable_path
 from replk_probe.runtime.progress import progress
 
 from ..model_id import ModelId
@@ -132,7 +132,7 @@ def _texts(what: str, given: Any) -> tuple[str, ...]:
         path = usable_path(given, f"The file of {what}s")
         where = str(path)
         try:
-            given = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            given = [line.strip() for line in text_of(path).splitlines() if line.strip()]
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "It is not text in UTF-8"
             raise InvalidInputError(

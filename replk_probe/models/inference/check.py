@@ -88,12 +88,16 @@ def input_gradient(output: Tensor, image: Tensor) -> tuple[Tensor, ...]:
     return () if found is None else (found,)
 
 
-def is_near(found: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors are equal except for rounding."""
+def is_near(found: Tensor, expected: Tensor, within: float | None = None) -> bool:
+    """Whether two tensors are equal except for rounding: their relative difference is at most ``within``.
+
+    By default, that is the :func:`tolerance` of the type of ``expected``.
+    """
     if found.shape != expected.shape:
         return False
     exact = as_float64(expected)
-    return bool((as_float64(found) - exact).norm() <= tolerance(expected.dtype) * exact.norm())
+    limit = tolerance(expected.dtype) if within is None else within
+    return bool((as_float64(found) - exact).norm() <= limit * exact.norm())
 
 
 def random_image(

@@ -13,6 +13,7 @@ from typing import Any
 
 from replk_probe.errors import InvalidInputError, close_hint
 from replk_probe.runtime.checks import check_size, whole
+from replk_probe.runtime.paths import text_of
 
 from .names import Stimulus, StimulusNameError, check_categories, parse_stimulus_name
 
@@ -138,7 +139,7 @@ def read_description(path: Path) -> SetDescription:
         InvalidInputError: The file cannot be read, or an entry is missing, unknown or cannot be used.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(text_of(path))
     except (OSError, ValueError) as error:  # also errors of the syntax, and text that is not UTF-8
         reason = getattr(error, "strerror", None) or str(error)
         raise _unusable(path, reason[:200].rstrip(".")) from error
