@@ -86,8 +86,7 @@ def check_terms(names: Sequence[str], accept_license: bool) -> None:
     if not accept_license:
         raise InvalidInputError(
             f"Nothing was downloaded. The images of {', '.join(concerned)} are under the ImageNet terms of access "
-            f"({TERMS_URL}), which must be accepted once. Read them, and run "
-            f"'replk-probe data fetch {','.join(names)} --accept-license'."
+            f"({TERMS_URL}), which must be accepted once. Read them, and repeat this with accept_license."
         )
     atomic_write_text(set_dir(_ACCEPTED), f"The ImageNet terms of access ({TERMS_URL}) were accepted.\n")
 

@@ -62,15 +62,11 @@ def activate(
 
     Examples:
         >>> import torch
-        >>> from replk_probe.ops import activate, times_derivative
+        >>> from replk_probe.ops import activate
         >>> product, output = torch.tensor([[-1.0, 2.0]]), torch.empty(1, 2)
-        >>> derivative = torch.empty(1, 2, dtype=torch.int16)
-        >>> activate(product, output, torch.tensor([0.5]), "relu", derivative)
+        >>> activate(product, output, bias=torch.tensor([0.5]), activation="relu")
         >>> output
         tensor([[0.0000, 2.5000]])
-        >>> times_derivative(torch.ones(1, 2), derivative, output)
-        >>> output
-        tensor([[0., 1.]])
     """
     _check(product, output, derivative)
     expected = product.shape[1 if bias_of_columns else 0]
@@ -103,7 +99,15 @@ def times_derivative(grad: Tensor, derivative: Tensor, output: Tensor) -> None:
         BackendError: See :func:`activate`.
 
     Examples:
-        See :func:`activate`.
+        A ReLU blocks the gradient of a negative input:
+
+        >>> import torch
+        >>> from replk_probe.ops import activate, times_derivative
+        >>> matrix, derivative = torch.tensor([[-1.0, 2.0]]), torch.empty(1, 2, dtype=torch.int16)
+        >>> activate(matrix, matrix, activation="relu", derivative=derivative)
+        >>> times_derivative(torch.tensor([[3.0, 3.0]]), derivative, matrix)
+        >>> matrix
+        tensor([[0., 3.]])
     """
     _check(grad, output, derivative)
     _run("pointwise_backward", _call(grad, output, derivative))

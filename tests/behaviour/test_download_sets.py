@@ -100,9 +100,7 @@ def test_terms_are_accepted_once(write_set: Write, server: tuple[Path, str]) -> 
     source = write_set("power-equalisation")
     pack(source, folder / "power-equalisation.tar.gz")
     assert terms_are_open(BENCHMARK_SETS["rotation"]) and not terms_are_open(BENCHMARK_SETS["sketch"])
-    with pytest.raises(
-        InvalidInputError, match=r"ImageNet terms of access \(https.*fetch power-equalisation --accept-license'"
-    ):
+    with pytest.raises(InvalidInputError, match=r"ImageNet terms of access \(https.*repeat this with accept_license"):
         fetch_benchmark_set("power-equalisation", url=url)
     fetch_benchmark_set("power-equalisation", url=url, accept_license=True)
     assert not terms_are_open(BENCHMARK_SETS["rotation"])

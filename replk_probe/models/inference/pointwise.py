@@ -59,6 +59,9 @@ class PointwiseBlock(nn.Module):
     Positions are columns of matrices if the maps are planes, and rows otherwise.
     """
 
+    first: nn.Conv2d | nn.Linear
+    second: nn.Module
+
     def __init__(
         self,
         first: nn.Conv2d | nn.Linear,
@@ -73,7 +76,7 @@ class PointwiseBlock(nn.Module):
             second: Layer of the same kind as ``first``, or None.
         """
         super().__init__()
-        self.first: nn.Module = first
+        self.first = first
         self.act = nn.Identity() if act is None else act
         self.second = nn.Identity() if second is None else second
         self._activation = None if act is None else activation_name(act)
@@ -85,7 +88,7 @@ class PointwiseBlock(nn.Module):
         is_small = input.numel() // channels * hidden < _LEAST_ACTIVATIONS
         is_native = is_pointwise_native(input) and not is_autocast(input.device)
         if not isinstance(first, FrozenConv2d | FrozenLinear) or is_small or not is_native:
-            output: Tensor = self.second(self.act(first(input)))
+            output: Tensor = self.second(self.act(self.first(input)))
             return output
         reduced = (first.is_reduced(input.shape, forward=True), first.is_reduced(input.shape, forward=False))
         if isinstance(first, nn.Conv2d):
@@ -103,7 +106,7 @@ class PointwiseBlock(nn.Module):
         With ``reduced``, products are computed in bfloat16.
         """
         weights = [matrix.bfloat16() if reduced else matrix for matrix in self._matrices()]
-        biases = [layer.bias for layer in (self.first, self.second) if not isinstance(layer, nn.Identity)]
+        biases = [layer.bias for layer in self._layers]
         steps = _Steps(layout.dense(maps), layout, weights)
         output = steps.like(len(weights[-1]), torch.float32)
         derivative = None if self._activation is None else steps.like(len(weights[0]), torch.int16)
@@ -145,9 +148,12 @@ class PointwiseBlock(nn.Module):
                 steps.product(weights[-1], inner, 1, result)
         return found
 
+    @property
+    def _layers(self) -> list[nn.Conv2d | nn.Linear]:
+        return [layer for layer in (self.first, self.second) if isinstance(layer, nn.Conv2d | nn.Linear)]
+
     def _matrices(self) -> list[Tensor]:
-        layers = [layer for layer in (self.first, self.second) if isinstance(layer, nn.Conv2d | nn.Linear)]
-        return [layer.weight.flatten(1) for layer in layers]
+        return [layer.weight.flatten(1) for layer in self._layers]
 
 
 @dataclass(frozen=True)
