@@ -35,9 +35,9 @@ def trials_csv(trials: Trials) -> bytes:
     return raw_csv(trials.observer, zip(trials.response, trials.category, conditions, trials.names, strict=True))
 
 
-def raw_path(trials: Trials) -> str:
+def raw_path(observer: str, dataset: str) -> str:
     """Path of the file of a network in a folder of results, as in the repository of model-vs-human."""
-    return f"{RAW_FOLDER}/{trials.dataset}/{csv_name(trials.observer, trials.dataset)}"
+    return f"{RAW_FOLDER}/{dataset}/{csv_name(observer, dataset)}"
 
 
 def read_trials(path: str | Path, dataset: str) -> tuple[Trials, ...]:

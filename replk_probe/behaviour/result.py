@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -282,7 +281,7 @@ class BehaviourResult(Result):
         return plot_benchmark(self, ax=ax, **kwargs)
 
     def _files(self) -> Mapping[str, bytes]:
-        files = {raw_path(one): trials_csv(one) for one in self.trials}
+        files = {raw_path(one.observer, one.dataset): trials_csv(one) for one in self.trials}
         arrays: dict[str, npt.NDArray[Any]] = {}
         for one in self.sets:
             arrays |= {f"{one.name}.{name}": getattr(one, name) for name in _MATRICES}
@@ -329,6 +328,15 @@ class BehaviourResult(Result):
                     for level, found in one.by_condition.items():
                         numbers = {"n_trials": found.n, "n_correct": found.correct, **_cells(found.scores, found.ci95)}
                         yield {**common, "condition": level, **numbers, "mean_rank": math.nan}
+
+    def save(self, directory: str | Path) -> None:
+        """Write the files of this result, and remove the raw data of earlier runs of its model; see the base class."""
+        super().save(directory)
+        if isinstance(self.run, RunInfo):
+            names = (subject_of(self.run.model), self.run.model)
+            possible = {raw_path(name, dataset) for name in names for dataset in BENCHMARK_SETS}
+            for path in possible - {raw_path(one.observer, one.dataset) for one in self.trials}:
+                (Path(directory) / path).unlink(missing_ok=True)
 
     @classmethod
     def load(cls, directory: str | Path) -> BehaviourResult:
@@ -380,10 +388,13 @@ class BehaviourResult(Result):
         if not isinstance(run, RunInfo):
             return cls(run, sets, overall, notes=notes)
         names_of_model = (subject_of(run.model), run.model)  # the latter where two models share the short one
-        trials = tuple(one for one in read_raw_data(folder) if one.observer in names_of_model)
+        # Earlier runs may have left files of other sets, or of the other name.
+        found_trials = [one for one in read_raw_data(folder) if one.observer in names_of_model]
+        counts = {(each.name, one.name): one for each in sets for one in each.observers}
+        trials = tuple(one for one in found_trials if (one.dataset, one.observer) in counts)
         for one in trials:
-            scores = next((each.observer(one.observer) for each in sets if each.name == one.dataset), None)
-            if scores is None or sum(found.correct for found in scores.by_condition.values()) != one.correct.sum():
+            scores = counts[one.dataset, one.observer]
+            if sum(found.correct for found in scores.by_condition.values()) != one.correct.sum():
                 raise unreadable(folder / RAW_FOLDER, f"it does not contain the trials counted in {JSON_NAME}", _ADVICE)
         probabilities = {name: arrays[key] for name in names if (key := f"{name}.probabilities") in arrays}
         with reading(arrays_path, "behaviour record"):
@@ -392,13 +403,30 @@ class BehaviourResult(Result):
 
 def with_distinct_names(results: Sequence[BehaviourResult]) -> tuple[BehaviourResult, ...]:
     """The results, with full names of models that share a short one (``resnet50`` and ``timm:resnet50``)."""
-    counted = Counter(result.model for result in results)
+    full: dict[str | None, set[str]] = {}
+    for result in results:
+        if isinstance(result.run, RunInfo):
+            full.setdefault(result.model, set()).add(result.run.model)
     return tuple(
-        replace(result, trials=tuple(replace(one, observer=result.run.model) for one in result.trials))
-        if counted[result.model] > 1 and isinstance(result.run, RunInfo)
+        _renamed(result, result.run.model)
+        if isinstance(result.run, RunInfo) and result.trials and len(full[result.model]) > 1
         else result
         for result in results
     )
+
+
+def _renamed(result: BehaviourResult, name: str) -> BehaviourResult:
+    """The result with another name of the measured model."""
+    trials = tuple(replace(one, observer=name) for one in result.trials)
+    overall = tuple(replace(one, name=name) if one.name == result.model else one for one in result.overall)
+    sets = tuple(
+        replace(
+            each,
+            observers=tuple(replace(one, name=name) if one.name == result.model else one for one in each.observers),
+        )
+        for each in result.sets
+    )
+    return replace(result, trials=trials, overall=overall, sets=sets)
 
 
 _MATRICES = ("observed_consistency", "error_consistency")

@@ -92,7 +92,7 @@ def people(tmp_path: Path) -> Path:
         ]
         answers = [("cat", "dog")[index] for index in random.integers(0, 2, 8)]
         for one in (edge, Trials.from_names(observer, "rotation", names, answers)):
-            path = tmp_path / raw_path(one)
+            path = tmp_path / raw_path(one.observer, one.dataset)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(trials_csv(one))
     return tmp_path / "raw-data"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from replk_probe.behaviour import BehaviourResult, Trials
+from replk_probe.behaviour.result import with_distinct_names
 from replk_probe.collection import Saved, find_results
 from replk_probe.html_report import render_report
 from replk_probe.html_report.behaviour_section import behaviour_section
 from replk_probe.html_report.names import with_names
+from replk_probe.runtime.provenance import RANDOM_INIT, RunInfo, WeightsInfo
 
 NAMES = ("cat1.png", "dog1.png", "bear1.png", "oven1.png")
 ANSWERS = ("cat", "dog", "bear", "oven")
@@ -55,6 +57,45 @@ def test_what_tables_and_charts_leave_out_is_said() -> None:
     assert [title for title, _ in alone.charts] == ["Accuracy by set", "Error consistency with people by set"]
     marks = [mark.text for chart in alone.charts for one in chart[1].series for mark in one.marks]
     assert marks == ["People, edge: 75.0 %", f"People, edge: {first.people.error_consistency:.3f}"]
+
+
+def measured(model: str, *responses: str, dataset: str = "edge") -> BehaviourResult:
+    """The result of a network with random weights."""
+    trials = Trials.from_names(model.rpartition(":")[2], dataset, NAMES, responses, ANSWERS)
+    run = RunInfo(
+        model=model, weights=WeightsInfo(RANDOM_INIT, seed=3), image_source="folder:sets", image_ids=NAMES,
+        input_size=(48, 48), mean=(0.5,) * 3, std=(0.5,) * 3, seed=7, device="cpu", precision="fp32", backend="aten",
+        seconds=1.5,
+    )  # fmt: skip
+    return BehaviourResult.from_trials([], measured=[trials], run=run)
+
+
+def test_networks_with_one_short_name_are_measured_ones() -> None:
+    results = [
+        measured("torchvision:net", *ANSWERS),
+        measured("torchvision:net", *ANSWERS, dataset="sketch"),
+        measured("net", "cat", "dog", "bear", "car"),
+    ]
+    groups = behaviour_section([Saved(one) for one in results[:2]], [0, 1])
+    assert [[row.name for row in one.observers[:-1]] for one in groups] == [["net"], ["net"]]
+    assert all(len(one.charts[0][1].series) == 2 for one in groups)
+    both, _ = behaviour_section([Saved(one) for one in results], [0, 1, 2])
+    assert [row.name for row in both.observers[:-1]] == ["torchvision:net", "net"]
+    assert len(both.charts[0][1].series) == 3 and both.remarks == []
+
+
+def test_a_folder_has_the_raw_data_of_the_last_run_of_a_network(tmp_path: Path) -> None:
+    first = measured("torchvision:net", *ANSWERS, dataset="sketch")
+    first.save(tmp_path)
+    (tmp_path / "raw-data" / "sketch" / "other.csv").write_text("not ours")
+    last, named = with_distinct_names([measured("torchvision:net", *ANSWERS), measured("net", *ANSWERS)])
+    measured("torchvision:net", *ANSWERS).save(tmp_path)  # as before the other network was measured
+    last.save(tmp_path)
+    names = sorted(path.name for path in (tmp_path / "raw-data").rglob("*.csv"))
+    assert names == ["edge_torchvision:net_session-1.csv", "other.csv"]
+    (tmp_path / "raw-data" / "sketch" / "other.csv").unlink()
+    assert BehaviourResult.load(tmp_path) == last and last.model == "torchvision:net" and named.model == "net"
+    assert last.scores("torchvision:net").accuracy == 1
 
 
 def test_a_note_of_all_models_is_shown_once() -> None:

@@ -40,7 +40,7 @@ def options(tmp_path: Path) -> dict[str, Any]:
         path.parent.mkdir(parents=True)
         Image.new("RGB", (32, 32), (60 * seed, 0, 0)).save(path)
     person = Trials.from_names("subject-01", "edge", names, ANSWERS, ANSWERS)
-    path = tmp_path / raw_path(person)
+    path = tmp_path / raw_path(person.observer, person.dataset)
     path.parent.mkdir(parents=True)
     path.write_bytes(trials_csv(person))
     (tmp_path / "net.py").write_text(NETWORK)
