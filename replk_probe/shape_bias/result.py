@@ -182,7 +182,7 @@ class ShapeBiasResult(Result):
                 "the decisions of others as observers."
             )
         measured = isinstance(run, RunInfo)
-        every = [*([] if decisions is None else [decisions]), *observers]
+        every = [*([] if decisions is None else [decisions]), *check_decisions(observers)]
         fewest = min((one.counts().n_by_category for one in every), key=sum, default=())
         few = few_note(fewest, f"stimuli in {sum(n > 0 for n in fewest)} shape categories")
         result = cls(

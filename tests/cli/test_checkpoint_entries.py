@@ -77,12 +77,14 @@ def test_erf_resumes_only_the_same_entry(replk_probe: Run, undrawn: None, file: 
     run = ("erf", "--model", MODEL, "--images", 2, "--seed", SEEDS["student"], "--resume", "-o")
     contributions = {}
     for entry in SEEDS:
-        done = replk_probe(*run, tmp_path / "out", "--weights", file, "--entry", entry)
+        done = replk_probe(*run, tmp_path / entry, "--weights", file, "--entry", entry)
         assert done.exit_code == 0, done.output
-        result = ErfResult.load(tmp_path / "out")
+        result = ErfResult.load(tmp_path / entry)
         assert result.run.weights.wrapper == entry
         contributions[entry] = result.contribution
     assert not np.array_equal(*contributions.values())
+    refused = replk_probe(*run, tmp_path / "student", "--weights", file, "--entry", "teacher")
+    assert refused.exit_code == 1 and "this run has entry of the weights" in " ".join(refused.output.split())
     replk_probe(*run, tmp_path / "expected", "--weights", "random")
     assert np.array_equal(ErfResult.load(tmp_path / "expected").contribution, contributions["student"])
 

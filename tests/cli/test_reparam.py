@@ -108,7 +108,7 @@ def test_conversion_to_timm(replk_probe: Run, case: Case) -> None:
 def test_an_existing_file_is_kept(replk_probe: Run, case: Case) -> None:
     case.out.write_text("precious")
     result = replk_probe(*case.arguments)
-    assert result.exit_code == 1 and "The file exists. Use force to overwrite it." in result.stderr
+    assert result.exit_code == 1 and "The file exists. Use --force to overwrite it." in result.stderr
     assert case.out.read_text() == "precious"
     assert replk_probe(*case.arguments, "--force").exit_code == 0
     assert case.out.stat().st_size > 1000

@@ -344,7 +344,7 @@ def test_the_command_measures_by_an_attribution(replk_probe: Callable[..., Resul
     assert "guided-backprop; fp32" in " ".join(result.output.split())
     assert ErfResult.load(tmp_path).run.config["attribution"] == {"name": "guided-backprop"}
     refused = replk_probe(*options, "--attribution", "deconvolution", "--precision", "bf16")
-    assert refused.exit_code != 0 and "Use precision 'fp32'" in " ".join(refused.output.split())
+    assert refused.exit_code != 0 and "Use --precision 'fp32'" in " ".join(refused.output.split())
     for option in ("--attribution", "--convention"):
         assert option in replk_probe("erf", "--help").output
 

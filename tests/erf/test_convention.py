@@ -295,10 +295,15 @@ def test_the_command_measures_by_a_convention(replk_probe: Callable[..., Result]
     assert "openerf convention; fp32" in " ".join(result.output.split())
     saved = ErfResult.load(tmp_path)
     assert saved.run.config["convention"]["name"] == "openerf" and saved.layer == "forward_features"
-    # The same command with --resume finds the finished run, another convention measures again.
-    again = replk_probe(*options, "--convention", "luo2016", "--resume")
+    # The same command with --resume finds the finished run, which other conventions do not replace.
+    assert "already measured" in replk_probe(*options, "--convention", "openerf", "--resume").output
+    for other in (("--convention", "luo2016"), ()):
+        refused = replk_probe(*options, *other, "--resume")
+        assert refused.exit_code == 1 and "was created with convention" in " ".join(refused.output.split())
+        assert ErfResult.load(tmp_path).run.config["convention"]["name"] == "openerf"
+    again = replk_probe(*options, "--convention", "luo2016")
     assert again.exit_code == 0 and ErfResult.load(tmp_path).run.config["convention"]["name"] == "luo2016"
-    plain = replk_probe(*options, "--resume")
+    plain = replk_probe(*options)
     assert plain.exit_code == 0 and "convention" not in ErfResult.load(tmp_path).run.config
     assert "convention" not in plain.output.replace("convolution", "")
     wrong = replk_probe(*options, "--convention", "other")

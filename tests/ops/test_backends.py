@@ -38,7 +38,7 @@ def test_the_library_is_built_where_there_is_a_compiler() -> None:
     info = ops.native_info()
     assert info.loaded, info.load_error
     assert info.path is not None and Path(info.path).is_file() and info.load_error is None
-    assert info.abi_version == 4 and info.compiler and info.isa == info.best_isa
+    assert info.abi_version == 5 and info.compiler and info.isa == info.best_isa
     assert {"direct", "fft", "blocked", "blocked-pfa", "reference"} <= set(info.methods)
 
 
@@ -211,7 +211,7 @@ def test_a_library_of_another_version_is_not_used(
     _loader.find_library.cache_clear()
     monkeypatch.undo()
     monkeypatch.setattr(_loader, "ABI_VERSION", 999)
-    assert "its interface has version 4, and this package needs 999" in str(ops.native_info().load_error)
+    assert "its interface has version 5, and this package needs 999" in str(ops.native_info().load_error)
 
 
 @pytest.mark.parametrize(
