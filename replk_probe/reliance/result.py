@@ -18,7 +18,7 @@ from replk_probe.runtime.formatting import counted
 from replk_probe.runtime.provenance import RunInfo
 from replk_probe.shape_bias.statistics import few_note
 
-from .statistics import Floats, Interval, interval, mean_by_method, ratios, resampled_correct
+from .statistics import DRAWS, Floats, Interval, interval, mean_by_method, ratios, resampled_correct
 from .suppressions import CUES, Suppression
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class SuppressedAccuracy:
         accuracy: Share of the images that are classified correctly, in [0, 1].
         accuracy_interval: Its 95 % interval.
         relative_accuracy: The accuracy divided by that without a suppression; None if the latter is zero.
-        relative_interval: Its 95 % interval; None if it is undefined.
+        relative_interval: Its 95 % interval; None if the accuracy without a suppression is zero, or is zero in more
+            than 2.5 % of the samples.
     """
 
     suppression: str
@@ -75,7 +76,8 @@ class CueAccuracy:
         cues: The suppressed cues, such as ``"shape"`` or ``"shape+texture"``.
         relative_accuracy: Mean over the methods of the mean over their strengths; the lower it is, the more the model
             relies on the cue. None if the accuracy without a suppression is zero.
-        interval: Its 95 % interval; None if it is undefined.
+        interval: Its 95 % interval; None if the accuracy without a suppression is zero, or is zero in more than 2.5 %
+            of the samples.
     """
 
     cues: str
@@ -88,7 +90,8 @@ class RelianceResult(Result):
     """How much the accuracy of one model depends on shape, texture and color.
 
     All intervals are those of 95 % by the bootstrap over images: percentiles over 2000 samples of the images, which are
-    drawn with replacement and are the same with and without a suppression.
+    drawn with replacement and are the same with and without a suppression. Samples without a correct decision without a
+    suppression do not count for the intervals of relative accuracies, which are undefined in them.
 
     Attributes:
         decisions: Index of the decided class without a suppression and with each of them, ``[1 + suppressions, N]``
@@ -213,6 +216,13 @@ class RelianceResult(Result):
             notes = (
                 *notes,
                 "No image is classified correctly without a suppression: relative numbers are undefined.",
+            )
+        elif rows and rows[0].relative_interval is None:
+            undefined = (drawn[:, 0] == 0).mean()
+            notes = (
+                *notes,
+                f"Relative accuracies have no intervals: {100 * undefined:.1f} % of the {DRAWS} samples of the "
+                "bootstrap have no image that is classified correctly without a suppression.",
             )
         few = few_note([size], "images")
         return cls(

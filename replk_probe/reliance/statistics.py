@@ -13,6 +13,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 DRAWS, SEED = 2000, 0
 _LEVEL = 0.95
+_MAX_UNDEFINED = (1 - _LEVEL) / 2  # share of samples
 _CHUNK = 4_000_000  # entries of a table of counts in memory
 
 
@@ -42,10 +43,14 @@ def resampled_correct(correct: npt.NDArray[np.bool_], draws: int = DRAWS, seed: 
 
 
 def interval(values: Floats) -> Interval | None:
-    """The interval between the percentiles of 95 %, or None if a value is undefined."""
-    if not np.isfinite(values).all():
+    """The interval between the percentiles of 95 % of the values that are defined.
+
+    It is None if more than 2.5 % of them are undefined: these could all lie outside of the interval on the same side.
+    """
+    defined = values[np.isfinite(values)]
+    if len(values) - len(defined) > _MAX_UNDEFINED * len(values):
         return None
-    low, high = np.quantile(values, ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2))
+    low, high = np.quantile(defined, ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2))
     return float(low), float(high)
 
 

@@ -19,6 +19,7 @@ from replk_probe.models.checkpoints.digest import bytes_of_model, digest_of
 from replk_probe.reliance import RelianceConfig, suppress
 from replk_probe.reliance.labeled_images import folder_images, generated_images
 from replk_probe.reliance.plan import plan_reliance
+from replk_probe.reliance.suppressions import parse_suppressions
 from replk_probe.runtime.parts import part_folders
 
 SIZE = 16
@@ -238,6 +239,22 @@ def test_no_correct_decision(colors: Path, tmp_path: Path) -> None:
     assert RelianceResult.load(tmp_path) == result
     with pytest.raises(InvalidInputError, match="There is nothing to draw"):
         result.plot()
+
+
+@pytest.mark.parametrize(("n_correct", "noted"), [(6, False), (1, True)])
+def test_few_correct_decisions(n_correct: int, noted: bool, colors: Path) -> None:
+    result = measure_reliance(MeanColor(), colors, suppressions="grayscale", **PLAIN)
+    # Of the samples of 23 images, (17 / 23)^23 = 0.1 % lack six given images, and (22 / 23)^23 = 36 % a single one.
+    targets = np.ones(23, np.int32)
+    targets[:n_correct] = 0
+    found = RelianceResult.from_decisions(
+        np.zeros((2, 23), np.int32), targets, parse_suppressions("grayscale"), pictures=result.pictures, run=result.run,
+        label_space="indices", classes=("0", "1"),
+    )  # fmt: skip
+    (row,), (cue,) = found.suppressions, found.profile
+    assert (row.relative_interval is None) == (cue.interval is None) == noted
+    notes = [note for note in found.notes if note.startswith("Relative accuracies have no intervals: 3")]
+    assert bool(notes) == noted
 
 
 @pytest.mark.parametrize(

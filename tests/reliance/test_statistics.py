@@ -47,6 +47,14 @@ def test_without_correct_decisions_ratios_are_undefined() -> None:
     assert interval(ratios(resampled_correct(correct))[:, 0]) is None
 
 
+@pytest.mark.parametrize("undefined", [1, 50, 51, 2000])
+def test_a_few_undefined_samples_do_not_count(undefined: int) -> None:
+    values = np.random.default_rng(0).random(2000)
+    values[:undefined] = np.nan
+    expected = tuple(np.quantile(values[undefined:], (0.025, 0.975))) if undefined <= 50 else None
+    assert interval(values) == (expected and pytest.approx(expected, rel=1e-12))
+
+
 def test_each_method_counts_once_in_the_mean_of_a_cue() -> None:
     values = np.array([[0.2, 0.4, 0.9, 0.5]])
     assert mean_by_method(values, ["a", "a", "b", "c"], [0, 1, 2]) == pytest.approx([(0.3 + 0.9) / 2])
