@@ -57,6 +57,8 @@ COMMANDS: dict[str, LazyCommand] = {
 
 # Commands that divide their work among the processes of torchrun.
 _DIVIDED = ("behaviour", "erf", "shape-bias")
+# Entry of the context for the command whose options are given, such as `data fetch` instead of the group `data`.
+_LEAF = f"{__name__}.leaf"
 # Seconds for which a process of torchrun waits for the first one to fail as well.
 _SILENT_SECONDS = 10.0
 
@@ -98,6 +100,9 @@ class LazyGroup(click.Group):
                 f"The command {found[0]} cannot run in {process.count} processes of torchrun. Only {others} and "
                 f"{_DIVIDED[-1]} divide their work. Run replk-probe {found[0]} without torchrun."
             )
+        _, command, rest = found
+        nested = command.get_command(ctx, rest[0]) if isinstance(command, click.Group) and rest else None
+        ctx.meta[_LEAF] = nested or command
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -119,8 +124,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ReplkProbeError as error:
-            command = self.get_command(ctx, ctx.invoked_subcommand or "")
-            message = with_options(str(error), command)
+            message = with_options(str(error), ctx.meta.get(_LEAF))
             raise click.ClickException(printable(" ".join(message.split("\n")))) from error
         except click.exceptions.NoArgsIsHelpError:
             raise  # its message is the help of a group, in several lines

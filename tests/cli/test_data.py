@@ -53,6 +53,7 @@ def test_terms_are_asked_for_before_the_first_download(
     refused = replk_probe("data", "fetch", "all")
     assert refused.exit_code == 1 and not asked and len(refused.stderr.splitlines()) == 1
     assert "Nothing was downloaded. The images of stylized, colour, " in refused.stderr
+    assert "repeat this with --accept-license." in refused.stderr
     assert replk_probe("data", "fetch", "edge", "edge,rotation", "--accept-license").exit_code == 0
     assert asked == ["edge", "rotation"]
     # They have been accepted.
