@@ -185,7 +185,7 @@ def open_sets(
         if found.differences and not allow_partial:
             raise InvalidInputError(
                 f"{folder} is not the complete set {name}. {found.differences}. Fetch it with 'replk-probe data fetch "
-                f"{name}', or allow a partial set."
+                f"{name}', or set allow_partial."
             )
         opened.append(found)
     return BenchmarkImages(tuple(opened))

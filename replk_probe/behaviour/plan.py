@@ -47,7 +47,7 @@ def plan_behaviour(
     if is_embedded(module) and config.mapping is None:
         raise InvalidInputError(
             f"{config.name} has none of the categories of these sets. It is a small model trained on synthetic images. "
-            "Use another model, or give a mapping from its classes to the 16 categories."
+            "Use another model, or give mapping, with the class indices of each category."
         )
     return BehaviourPlan(**plan_fields(model, module, images, config))
 

@@ -141,7 +141,7 @@ def _finishing(
         if class_names is not None or templates is not None:
             raise InvalidInputError(
                 f"Class names and templates cannot be embedded by {model_id}. Only models of open_clip have a text "
-                "tower. Pass a file with text embeddings as the head."
+                "tower. Give head, a file with text embeddings."
             )
         return lambda model, device: model
     builder_of(model_id)  # raises for unknown models

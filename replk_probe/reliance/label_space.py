@@ -115,7 +115,7 @@ def find_label_space(
     raise InvalidInputError(
         f"The {counted(len(known), 'folder')} of the images ({shown}) cannot be matched with the {outputs} outputs of "
         f"the model. Their names are not all {ways}names or indices of its classes, and their number is another one. "
-        "Rename the folders, or give a mapping with the class indices of each folder."
+        "Rename the folders, or give mapping, with the class indices of each folder."
     )
 
 

@@ -204,7 +204,7 @@ def mapping_for(
     ways = f"{len(known)} outputs, one per category" + (", or ImageNet's 1000" if of_imagenet else "")
     raise InvalidInputError(
         f"The classifier has {n_outputs} outputs. No mapping to the {len(known)} categories of the stimuli "
-        f"({', '.join(known)}) is known for this number, only for {ways}. Give a mapping with the class "
+        f"({', '.join(known)}) is known for this number, only for {ways}. Give mapping, with the class "
         "indices of each category."
     )
 

@@ -74,7 +74,7 @@ def _check_known(name: str, categories: tuple[str, ...]) -> None:
         raise InvalidInputError(
             f"{name} has none of the categories of these stimuli. It is a small model trained on the "
             f"{len(SYNTHETIC_CATEGORIES)} classes of the synthetic set. "
-            f"Use the stimuli {SYNTHETIC!r}, another model, or a mapping."
+            f"Give stimuli {SYNTHETIC!r}, give mapping, or use another model."
         )
 
 

@@ -369,7 +369,7 @@ def test_nothing_asked_for_with_all_in_the_cache(
         (("--model", "resnet18", "--weights", "random", "--stimuli", "nowhere"), "Cannot find stimuli at 'nowhere'"),
         (("--model", "resnet18", "--mapping", "nowhere.json"), "Cannot read the mapping nowhere.json"),
         (("--model", "resnet18", "--device", "abacus"), "abacus"),
-        (("--model", "resnet18", "--weights", "random", "--stimuli", "synthetic"), "Give a mapping"),
+        (("--model", "resnet18", "--weights", "random", "--stimuli", "synthetic"), "Give --mapping, with"),
         (("--model", "resnet18", "--weights", "random"), "cue-conflict"),
     ],
 )
@@ -437,7 +437,7 @@ def test_a_head_of_another_size_names_the_mapping(
     done = replk_probe(*run)
     assert done.exit_code == 1
     assert "17 outputs" in done.stderr
-    assert "Give a mapping" in done.stderr
+    assert "Give --mapping, with" in done.stderr
     assert not (tmp_path / "out").exists()
     mapping = tmp_path / "labels.json"
     mapping.write_text(json.dumps({category: [index + 1] for index, category in enumerate(CATEGORIES)}))

@@ -209,5 +209,5 @@ def test_some_of_the_16_categories_need_no_mapping() -> None:
     ("n_outputs", "categories"), [(21841, CATEGORIES), (1001, CATEGORIES), (1000, ("alpha", "beta"))]
 )
 def test_an_unknown_label_space_names_the_mapping_option(n_outputs: int, categories: tuple[str, ...]) -> None:
-    with pytest.raises(InvalidInputError, match=rf"has {n_outputs} outputs.*\({categories[0]}, .*Give a mapping"):
+    with pytest.raises(InvalidInputError, match=rf"has {n_outputs} outputs.*\({categories[0]}, .*Give mapping"):
         mapping_for(n_outputs, categories)

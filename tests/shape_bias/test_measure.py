@@ -281,13 +281,13 @@ def test_a_user_mapping(small_stimuli: Path) -> None:
     mapping = LabelMapping("own", CATEGORIES, indices)
     result = measure_shape_bias(First(), small_stimuli, mapping=mapping, size=32)
     assert set(decided(result).response) == {"airplane"}
-    with pytest.raises(InvalidInputError, match=r"40 outputs.*Give a mapping"):
+    with pytest.raises(InvalidInputError, match=r"40 outputs.*Give mapping"):
         measure_shape_bias(First(), small_stimuli, size=32)
 
 
 def test_a_head_of_another_label_space_is_refused_by_name(small_stimuli: Path) -> None:
     stimuli = replace(open_stimuli(small_stimuli), categories=("bear", "cat", "dog", "oven"))
-    with pytest.raises(InvalidInputError, match=r"16 outputs.*4 categories.*Give a mapping"):
+    with pytest.raises(InvalidInputError, match=r"16 outputs.*4 categories.*Give mapping"):
         measure_shape_bias("torchvision:squeezenet1_1", stimuli, weights="random", num_classes=16)
 
 

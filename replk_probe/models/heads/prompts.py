@@ -90,8 +90,8 @@ def find_tokenizer(model: ModelId) -> Any:
     except Exception as error:  # errors of transformers, huggingface_hub and others
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise WeightsError(
-            f"Cannot load the tokenizer of {model}. {reason}. Install transformers, or pass a file with text "
-            "embeddings as the head."
+            f"Cannot load the tokenizer of {model}. {reason}. Install transformers, or give head, a file with text "
+            "embeddings."
         ) from error
 
 

@@ -91,7 +91,7 @@ def fetch_set(
     except UnreachableError as error:
         raise InvalidInputError(
             f"Cannot fetch the {name} stimuli from {error.host}. {error.reason}. "
-            "Check the network, or give a folder of the stimuli."
+            f"Check the network, or copy the set to {folder} from another computer."
         ) from error
     try:
         with unpacked(archive, folder, _MAX_BYTES, _MAX_FILES, show_progress) as temporary:
@@ -99,7 +99,7 @@ def fetch_set(
             if found := problems(content):
                 raise _WrongContentError(
                     f"{url} does not contain the published {name} set. {found}. The archive was deleted; try "
-                    "again later, or unpack it yourself and give its folder as the stimuli."
+                    f"again later, or copy the set to {folder} from another computer."
                 )
             if record:
                 atomic_write_text(digest_file, f"{sha256_of(archive)}\n")

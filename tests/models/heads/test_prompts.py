@@ -172,7 +172,7 @@ def test_names_that_open_clip_does_not_have() -> None:
 
 
 def test_names_need_a_text_tower() -> None:
-    with pytest.raises(InvalidInputError, match="Only models of open_clip have a text tower"):
+    with pytest.raises(InvalidInputError, match=r"Only models of open_clip have a text tower\. Give head,"):
         create_model("resnet18", class_names=["cat"])
     with pytest.raises(InvalidInputError, match="Cannot combine a head with class names"):
         create_model("open_clip:ViT-B-32", head="head.safetensors", templates=["{}"])

@@ -416,7 +416,9 @@ def test_leftovers_of_killed_processes_are_restored_or_removed() -> None:
 
 
 def test_offline() -> None:
-    with pytest.raises(InvalidInputError, match=r"from github\.com\. .*give a folder of the stimuli") as caught:
+    with pytest.raises(
+        InvalidInputError, match=r"from github\.com\. .*copy the set to .*cue-conflict from another"
+    ) as caught:
         open_stimuli("cue-conflict")
     assert isinstance(caught.value, ReplkProbeError)
     assert "random weights" not in str(caught.value)
