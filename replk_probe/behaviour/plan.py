@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -57,6 +58,13 @@ class BehaviourPlan(DecisionPlan[BehaviourResult]):
     """A measurement that is ready to run."""
 
     stimuli: BenchmarkImages
+
+    _options = (*DecisionPlan._options, "sets")
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Everything that the decisions depend on; the stimuli are named as the option is."""
+        return {"sets" if name == "stimuli" else name: value for name, value in super().record.items()}
 
     def _result(self, found: MeasuredDecisions) -> BehaviourResult:
         observer = subject_of(self.name)

@@ -15,7 +15,8 @@ EXIT_INTERRUPTED = 130  # what a shell reports for a program terminated by SIGIN
 
 # Advice to change a parameter, in messages of the library.
 _ADVICE = re.compile(
-    r"\b((?:give|set|use|omit|leave|with|without|given as) )([a-z]+(?:[_-][a-z]+)*)(?= '| to | out\b|[,.;]| or | \d)",
+    r"\b((?:give|set|use|omit|leave|with|without|given as) (?:the same )?)([a-z]+(?:[_-][a-z]+)*)"
+    r"(?= '| to | out\b|[,.;]| or | \d)",
     re.IGNORECASE,
 )
 

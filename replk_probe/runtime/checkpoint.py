@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 import typing
@@ -36,6 +37,7 @@ SAVE_EVERY = 5.0
 _STATE, _PREVIOUS = "state.json", "previous.json"
 _SET_ASIDE = ".damaged"  # added to the names of damaged files
 _ADVICE = "Start again without resume."
+_MORE = "..."  # at the end of a value that is not shown as a whole
 _THREADS = "threads"
 # The entry of the environment for the methods of convolutions that were chosen for the run; a resumed run has the same.
 METHODS = "chosen methods"
@@ -106,7 +108,7 @@ def difference(
         follows_device = name == "device" or (name == "batch_size" and "auto" in (old, new))
         if old != new and not (follows_device and allow_other_device):
             given = name in options and old is not None
-            way = f"Give {name} {_brief(old)}, or start again" if given else "Start again"
+            way = f"Give {_argument(name, old)}, or start again" if given else "Start again"
             return (
                 f"It was created with {name} {_brief(old)}, but this run has {name} {_brief(new)}. {way} without "
                 "resume or in another folder."
@@ -436,6 +438,16 @@ def _digest(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
+def _argument(name: str, value: Any) -> str:
+    """An option with a value that can be typed, or its name only if the value is not typed or is too long."""
+    if value is True:
+        return name
+    text = _brief(value)
+    if isinstance(value, dict) or text.endswith(_MORE) or text.startswith("folder:"):
+        return f"the same {name}"
+    return f"{name} {text if re.fullmatch(r'[0-9.,x]+', text) else repr(text)}"
+
+
 def _brief(value: Any) -> str:
     if value is None:
         return "none"
@@ -443,5 +455,8 @@ def _brief(value: Any) -> str:
         return str(value["name"])
     if isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) for side in value):  # (H, W)
         return str(value[0]) if value[0] == value[1] else f"{value[0]}x{value[1]}"
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if isinstance(value, list) and not any(isinstance(item, (list, dict)) for item in value):
+        text = ",".join(map(_brief, value))
+    else:
+        text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else text[: 60 - len(_MORE)] + _MORE

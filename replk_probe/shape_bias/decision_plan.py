@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -195,7 +195,9 @@ class DecisionPlan(Divisible["_State", ResultT]):
     # Whether the model was passed as a module or made by a factory, so that its name does not identify it.
     own_code: bool = False
 
-    _options = ("model", "precision", "device", "stimuli", "batch_size", "channels", "mean", "std", "bgr", "size")
+    _options: ClassVar[tuple[str, ...]] = (
+        "model", "precision", "device", "stimuli", "batch_size", "channels", "mean", "std", "bgr", "size",
+    )  # fmt: skip
     _optional = ("entry of the weights", "mean", "std", "channels", "bgr", "outputs")
 
     def __post_init__(self) -> None:

@@ -487,7 +487,7 @@ def test_an_interrupted_run_is_continued(tmp_path: Path, monkeypatch: pytest.Mon
     assert again == whole and seen == [f"tensor-{index:04d}" for index in range(5)]
     assert plan.difference(again) is None and other.difference(again)
     with_mean = plan_attribution(model, images, None, dataclasses.replace(config, mean=0.5)).run()
-    assert "created with mean [0.5], but this run has mean none" in str(plan.difference(with_mean))
+    assert "created with mean 0.5, but this run has mean none" in str(plan.difference(with_mean))
 
 
 def test_parts_are_joined(tmp_path: Path) -> None:

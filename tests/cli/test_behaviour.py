@@ -146,6 +146,8 @@ def test_an_interrupted_command_is_resumed(replk_probe: Run, networks: str, sets
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (out / "behaviour.ckpt").exists()
     assert "already measured" in replk_probe(*line, "-o", out, "--resume").stderr
+    other = replk_probe(*line, "--sets", "edge", "-o", out, "--resume")
+    assert other.exit_code == 1 and "Give --sets 'edge, rotation', or start again without --resume" in other.stderr
 
 
 def test_only_imported(replk_probe: Run, people: Path, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ Run = Callable[..., Result]
             "Give --until, such as 0.02, or omit --until-ratios.",
         ),
         ("erf", "Give images 50, or start again without resume.", "Give --images 50, or start again without --resume."),
+        ("behaviour", "Give sets 'edge, contrast', or omit it.", "Give --sets 'edge, contrast', or omit it."),
+        ("reliance", "Give the same suppressions, or omit it.", "Give the same --suppressions, or omit it."),
         ("erf", "Give images that can be read.", "Give images that can be read."),
         ("erf", "Give allow_partial, an option of others.", "Give allow_partial, an option of others."),
     ],

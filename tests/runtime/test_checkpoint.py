@@ -16,7 +16,7 @@ import pytest
 from replk_probe.erf.accumulator import BlockSums, RunState
 from replk_probe.errors import ResumeError
 from replk_probe.runtime.atomic_files import atomic_path
-from replk_probe.runtime.checkpoint import Checkpoint, ResumeWarning, discard, exists
+from replk_probe.runtime.checkpoint import Checkpoint, ResumeWarning, difference, discard, exists
 from replk_probe.runtime.locks import LOCK_NAME
 from replk_probe.runtime.processes import HOST
 
@@ -301,3 +301,22 @@ def test_a_size_in_advice_can_be_typed(tmp_path: Path) -> None:
     Checkpoint(tmp_path, {"size": (64, 64)}).save({})
     with pytest.raises(ResumeError, match=r"created with size 64, but this run has size 32x96\. Give size 64, or"):
         Checkpoint(tmp_path, {"size": (32, 96)}, {"size"}).load({})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "advice"),
+    [
+        ("sets", "edge, contrast", "sets 'edge, contrast'"),
+        ("suppressions", ["grayscale", "patch-shuffle:4"], "suppressions 'grayscale,patch-shuffle:4'"),
+        ("mean", [0.5, 0.25, 1], "mean 0.5,0.25,1"),
+        ("position", "3,4", "position 3,4"),
+        ("bgr", True, "bgr"),
+        ("suppressions", [f"patch-shuffle:{count}" for count in range(2, 9)], "the same suppressions"),
+        ("data", "folder:photos", "the same data"),
+        ("rule", {"name": "own"}, "the same rule"),
+    ],
+)
+def test_a_value_in_advice_can_be_typed(name: str, value: object, advice: str) -> None:
+    found = difference([name], {name: value}, {name: None}, {name}, allow_other_device=False)
+    assert found is not None and f" Give {advice}, or start again without resume" in found
+    assert "[" not in found and '"' not in found
