@@ -278,6 +278,6 @@ def _folders(names: Sequence[str] | None, data: str | Path | None) -> dict[str, 
         which = f"the set{'s' * (len(lacking) > 1)} {', '.join(lacking)}" if lacking else "any of the 17 sets"
         raise InvalidInputError(
             f"Cannot find {which} in {where}. A folder has the name of its set. Download sets with 'replk-probe data "
-            f"fetch {lacking[0] if len(lacking) == 1 else 'all'}', or give a folder that contains them."
+            f"fetch {','.join(lacking) or 'all'}', or give a folder that contains them."
         )
     return {name: place for name, place in found.items() if names is None or name in names}

@@ -80,7 +80,7 @@ def test_sets_that_are_not_there(write_set: Write, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"any of the 17 sets in the cache\. .*'replk-probe data fetch all'"):
         open_sets()
     folder = write_set("edge")
-    with pytest.raises(InvalidInputError, match=r"the sets silhouette, sketch in .*sets\. "):
+    with pytest.raises(InvalidInputError, match=r"the sets silhouette, sketch in .*data fetch silhouette,sketch'"):
         open_sets("edge,silhouette,sketch", folder.parent)
     with pytest.raises(InvalidInputError, match=r"the set sketch in the cache.*data fetch sketch'"):
         open_sets("sketch")
