@@ -316,9 +316,11 @@ def destinations(models: Sequence[str], output: Path | None, default: Path) -> l
     for folder in folders:
         if folders.count(folder) > 1:
             names = " and ".join(repr(model) for model, other in zip(models, folders, strict=True) if other == folder)
+            options = [name for option in click.get_current_context().command.params for name in option.opts]
+            label = ", or name a map by --label" if "--label" in options else ""
             raise InvalidInputError(
                 f"{names} would both write to {folder}. Each result needs its own folder. Measure one of them in a "
-                "separate run with another --output, or name a map by --label."
+                f"separate run with another --output{label}."
             )
         check_writable(folder)
     return folders

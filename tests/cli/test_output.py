@@ -35,6 +35,14 @@ def test_parameters_in_advice_are_options(command: str, text: str, expected: str
     assert with_options(text, importlib.import_module(f"replk_probe.cli.{command}").command) == expected
 
 
+def test_only_options_of_the_command_are_advised(replk_probe: Run) -> None:
+    models = ("--model", "replknet_micro_k3", "--model", "replknet_micro_k3")
+    result = replk_probe("reliance", *models)
+    assert result.exit_code == 1 and result.stderr.endswith(
+        "Measure one of them in a separate run with another --output.\n"
+    )
+
+
 def test_an_error_names_the_option(replk_probe: Run) -> None:
     result = replk_probe("reliance", "--model", "test_resnet", "--weights", "random")
     assert result.exit_code == 1 and "Give --data, a folder of images" in result.stderr

@@ -221,7 +221,7 @@ def test_labels_belong_to_maps(replk_probe: Run, tmp_path: Path, a_map: np.ndarr
         (("--from", path, "--label", "a", "--label", "b"), "--label was given 2 times and --from 1 time"),
         (("--label", "a"), "--label was given 1 time and --from 0 times"),
         (("--from", tmp_path / "maps", "--label", "a"), "has 2 maps"),
-        (("--from", path, "--from", path), "would both write to"),
+        (("--from", path, "--from", path), "with another --output, or name a map by --label."),
         (("--from", path, "--compare", "nonsense"), "There are no published numbers called 'nonsense'"),
     ):
         done = replk_probe("erf", *arguments, "--output", tmp_path / "out")
