@@ -164,7 +164,7 @@ def choose_sets(names: str | Iterable[str]) -> tuple[str, ...]:
         >>> choose_sets("shape, rotation")
         ('cue-conflict', 'edge', 'silhouette', 'sketch', 'stylized', 'rotation')
     """
-    given = names.split(",") if isinstance(names, str) else list(names)
+    given = [name for name in names.split(",") if name.strip()] if isinstance(names, str) else list(names)
     chosen: set[str] = set()
     for name in (one.strip() if isinstance(one, str) else one for one in given):
         if name in _GROUPS:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from replk_probe.errors import InvalidInputError
 from replk_probe.images import check_image, list_images
+from replk_probe.runtime.formatting import counted
 from replk_probe.runtime.paths import usable_path
 from replk_probe.shape_bias.stimuli.archive_set import set_dir
 from replk_probe.shape_bias.stimuli.manifest import read_folder, shown
@@ -59,12 +60,13 @@ class SetImages:
     def differences(self) -> str:
         """Differences from the published set in number, as a sentence without a period; empty if there are none."""
         known = BENCHMARK_SETS[self.dataset]
-        counted = Counter(zip(self.condition, self.category, strict=True))
+        counts = Counter(zip(self.condition, self.category, strict=True))
         wrong = [
-            f"{counted[level, category]} images of {category}{f' in condition {level}' if known.has_conditions else ''}"
+            f"{counted(counts[level, category], 'image')} of {category}"
+            + (f" in condition {level}" if known.has_conditions else "")
             for level in known.levels
             for category in CATEGORIES
-            if counted[level, category] != known.n_per_cell
+            if counts[level, category] != known.n_per_cell
         ]
         if not wrong:
             return ""

@@ -85,3 +85,5 @@ def test_choosing_sets() -> None:
         choose_sets("edges")
     with pytest.raises(InvalidInputError, match="No sets were chosen"):
         choose_sets([])
+    with pytest.raises(InvalidInputError, match="No sets were chosen"):
+        choose_sets(" ,")

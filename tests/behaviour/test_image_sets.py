@@ -52,6 +52,12 @@ def test_a_set_that_is_not_complete(write_set: Write) -> None:
         ):
             open_sets("edge", path)
     assert len(open_sets("edge", folder, allow_partial=True)) == 160
+    for index in range(2, 10):
+        (folder / "bear" / f"bear{index}.png").unlink()
+    assert (
+        "It has 152 of 160 images: 1 image of bear, 11 images of cat"
+        in open_sets("edge", folder, allow_partial=True).sets[0].differences
+    )
     assert "is not the complete set" not in str(open_sets("edge", folder, allow_partial=True).notes)
 
 

@@ -17,12 +17,14 @@ from torch import Tensor
 
 from replk_probe.errors import WeightsError
 from replk_probe.runtime.atomic_files import atomic_write_bytes, sha256_of
+from replk_probe.runtime.formatting import counted
 from replk_probe.runtime.paths import usable_path
 from replk_probe.runtime.provenance import HeadInfo
 
 _LINEAR, _TEXT = ("weight", "bias"), ("embeddings", "logit_scale", "logit_bias")
 # The logarithm of the factor of the similarities that CLIP's training is limited to, and reaches.
 DEFAULT_LOGIT_SCALE = math.log(100)
+_SHOWN = 3  # names of tensors in a message
 _ADVICE = (
     "Give a safetensors file with weight [classes, features] and optionally bias [classes], or with embeddings "
     "[classes, dim] and optionally logit_scale and logit_bias."
@@ -71,7 +73,9 @@ def read_head(path: str | os.PathLike[str]) -> Head:
     is_text = "embeddings" in tensors
     unknown = sorted(tensors.keys() - {*(_TEXT if is_text else _LINEAR)})
     if unknown or not tensors.keys() & {"weight", "embeddings"}:
-        found = ", ".join(unknown or sorted(tensors)) or "no tensors"
+        wrong = unknown or sorted(tensors)
+        more = f" and {counted(len(wrong) - _SHOWN, 'more tensor')}" if len(wrong) > _SHOWN else ""
+        found = ", ".join(wrong[:_SHOWN]) + more or "no tensors"
         raise _unusable(path, f"It has {found}, which is not part of one head")
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():

@@ -198,6 +198,11 @@ def test_a_head_of_another_width(folder: Path, tensors: Any, lists: Any, says: s
         ({"weight": torch.ones(0, 4)}, {}, r"weight has shape \[0, 4\]"),
         ({"weight": torch.ones(2, 4)}, {"templates": ["{}"]}, "templates, which belong to text embeddings"),
         ({"fc.weight": torch.ones(2, 4)}, {}, "It has fc.weight, which is not part of one head"),
+        (
+            {f"layer{index}": torch.ones(2) for index in range(5)},
+            {},
+            "It has layer0, layer1, layer2 and 2 more tensors, which is not part",
+        ),
     ],
 )
 def test_files_that_are_no_heads(folder: Path, tensors: Any, lists: Any, says: str) -> None:
