@@ -184,7 +184,7 @@ def test_the_automatic_size_fits_into_the_free_memory(
     free_stimuli(100)
     resumed = plan(None).run(checkpoint=tmp_path / "state", resume=True)
     assert files(resumed, tmp_path / "resumed") == files(found, tmp_path / "whole")
-    with pytest.raises(ResumeError, match="Give batch_size auto"):
+    with pytest.raises(ResumeError, match="Give batch_size 'auto'"):
         plan(4).run(checkpoint=tmp_path / "state", resume=True)
 
 
