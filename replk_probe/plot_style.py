@@ -626,6 +626,13 @@ def save_figure(figure: Figure, folder: Path, stem: str, width: int) -> tuple[Pa
     return tuple(written)
 
 
+def remove_figures(folder: str | Path, *stems: str) -> None:
+    """Remove the files that :func:`save_figure` wrote in an earlier run, in any format."""
+    for stem in stems:
+        for suffix in SUFFIXES:
+            (Path(folder) / f"{stem}.{suffix}").unlink(missing_ok=True)
+
+
 @contextmanager
 def _small_fonts() -> Iterator[None]:
     """Context manager in which matplotlib embeds fonts in PDF files without the tables for the layout of text.

@@ -273,6 +273,7 @@ def _report(
     from replk_probe.report.shape_bias_table import shape_bias_table
     from replk_probe.report.text import terminal_layout
     from replk_probe.runtime.provenance import RunInfo
+    from replk_probe.shape_bias.plot_comparison import remove_comparison
     from replk_probe.shape_bias.plot_comparison import save_comparison as save_comparison_figure
     from replk_probe.shape_bias.plot_stimuli import save_contact_sheet
     from replk_probe.shape_bias.published import published_for
@@ -290,6 +291,8 @@ def _report(
         if compare and all(result.scores is None for result in measured):
             save_comparison(measured, output)
             save_comparison_figure(measured, output, others=published)
+        elif compare:
+            remove_comparison(output)
     finally:  # The numbers are printed even if a figure cannot be drawn.
         click.echo(shape_bias_table(measured, published, terminal_layout()))
     runs = [result.run for result in measured if isinstance(result.run, RunInfo)]

@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from replk_probe.plot_style import (
     INK,
     SMALL_SIZE,
-    SUFFIXES,
     Line,
     column_width,
     figure_of,
@@ -24,6 +23,7 @@ from replk_probe.plot_style import (
     fitted_lines,
     heading_inches,
     page_width,
+    remove_figures,
     save_figure,
     text_points,
     title_line,
@@ -145,9 +145,7 @@ def save_figures(results: Sequence[KernelResult], directory: str | Path) -> tupl
     if any(panel.kernel.variant == COMPOSED for panel in panels):
         figures["composed"] = draw_composed(results)
     folder = Path(directory)
-    for stem in {"gallery", "overview", "composed"} - set(figures):
-        for suffix in SUFFIXES:
-            (folder / f"{stem}.{suffix}").unlink(missing_ok=True)
+    remove_figures(folder, *{"gallery", "overview", "composed"} - set(figures))
     return tuple(path for stem, figure in figures.items() for path in save_figure(figure, folder, stem, width=1))
 
 

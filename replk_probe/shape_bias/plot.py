@@ -25,6 +25,7 @@ from replk_probe.plot_style import (
     heading_inches,
     new_figure,
     page_width,
+    remove_figures,
     save_figure,
     title_line,
     weights_text,
@@ -206,6 +207,7 @@ def save_figures(
     """Write the figure of :func:`draw_shape_bias` to ``shape_bias.png`` and ``shape_bias.pdf``; returns both paths.
 
     Of a result with scores, it is that of :func:`draw_cue_scores`, in ``cue_scores.png`` and ``cue_scores.pdf``.
+    Figures of the other kind, which an earlier run wrote to this folder, are removed.
 
     Args:
         result: Result to draw.
@@ -216,7 +218,9 @@ def save_figures(
         InvalidInputError: The folder cannot be written to, or as in :func:`draw_shape_bias`.
     """
     if result.scores is not None:
+        remove_figures(directory, "shape_bias", "contact_sheet")
         return save_figure(draw_cue_scores(result), Path(directory), "cue_scores", width=1)
+    remove_figures(directory, "cue_scores")
     # The figure has no pixel map, so its resolution is arbitrary.
     return save_figure(draw_shape_bias(result, others=others), Path(directory), "shape_bias", width=1)
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.plot_style import check_all_drawable, head_text, save_figure
+from replk_probe.plot_style import check_all_drawable, head_text, remove_figures, save_figure
 from replk_probe.runtime.provenance import RunInfo
 
 from .head_names import with_heads_in_names
+from .model_vs_human.raw_data import COMPARISON_NAME
 from .observers import Observer
 from .plot import conflict_stimuli, draw_observers, random_models, with_others
+from .result import PAIRS_NAME
 
 if TYPE_CHECKING:
     from .result import ShapeBiasResult
@@ -60,6 +62,13 @@ def save_comparison(
 ) -> tuple[Path, ...]:
     """Write the figure of :func:`draw_comparison` to ``comparison.png`` and ``comparison.pdf``; returns both paths."""
     return save_figure(draw_comparison(results, others=others), Path(directory), "comparison", width=1)
+
+
+def remove_comparison(directory: str | Path) -> None:
+    """Remove the comparison that an earlier run, on stimuli whose cues conflict, wrote to a folder."""
+    remove_figures(directory, "comparison")
+    for name in (COMPARISON_NAME, PAIRS_NAME):
+        (Path(directory) / name).unlink(missing_ok=True)
 
 
 def _heading(results: Sequence[ShapeBiasResult]) -> list[str]:

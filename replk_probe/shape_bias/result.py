@@ -55,6 +55,9 @@ CSV_NAME = SUMMARY_NAME
 SCORES_ARRAYS_NAME = "cue_scores.npz"
 SCORES_CSV_NAME = SCORES_NAME
 PAIRS_NAME = "comparison.json"
+# Files that only results with scores, and only those without, have.
+_SCORES_FILES = (SCORES_ARRAYS_NAME, SCORES_CSV_NAME)
+_DECISIONS_FILES = (ARRAYS_NAME, DECISIONS_NAME, CSV_NAME)
 
 _ADVICE = folder_of("shape-bias")
 
@@ -304,6 +307,13 @@ class ShapeBiasResult(Result):
             files[CSV_NAME] = csv_text(self._rows(), _CSV_COLUMNS).encode("utf-8")
         files[JSON_NAME] = strict_json(self.to_json()).encode("utf-8")
         return files
+
+    def save(self, directory: str | Path) -> None:
+        """Write the files of this result, and remove those that an earlier result of the other kind (with scores, or
+        without) left in this folder; see the base class."""
+        super().save(directory)
+        for name in _SCORES_FILES if self.scores is None else _DECISIONS_FILES:
+            (Path(directory) / name).unlink(missing_ok=True)
 
     def _summary(self) -> Mapping[str, object]:
         source = self.run.image_source if isinstance(self.run, RunInfo) else self.run.source

@@ -119,6 +119,32 @@ def test_one_model(replk_probe: Run, tmp_path: Path, networks: str, stimuli: Pat
     assert ShapeBiasResult.load(out).shape_bias == numbers["overall"]
 
 
+def test_files_of_other_kinds_of_stimuli_are_removed(
+    replk_probe: Run, tmp_path: Path, networks: str, stimuli: Path
+) -> None:
+    """Stimuli with a cue conflict have decisions, images with one cue each have scores."""
+    single = tmp_path / "single"
+    for cue in ("shapes", "textures"):
+        for category in CATEGORIES[:2]:
+            (single / cue / category).mkdir(parents=True)
+            Image.new("RGB", (32, 32), (90, 90, 90)).save(single / cue / category / "1.png")
+    (single / "set.toml").write_text(
+        f'schema_version = 1\nname = "single"\ncues = ["shape", "texture"]\nlabels = {json.dumps(CATEGORIES)}\n'
+        'layout = ["shapes/{shape}/{file}", "textures/{texture}/{file}"]\n'
+    )
+    out = tmp_path / "out"
+    found = []
+    for source in (stimuli, single, stimuli):
+        models = ("--model", f"{networks}:red", "--model", f"{networks}:wide")
+        done = replk_probe("shape-bias", *models, "--stimuli", source, "--output", out)
+        assert done.exit_code == 0, done.output
+        found.append({path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()})
+    folders = {name.partition("/")[0] for name in found[1]}
+    scores = {"shape_bias.json", *(f"cue_scores.{suffix}" for suffix in ("csv", "npz", "png", "pdf"))}
+    assert len(folders) == 2 and found[1] == {f"{folder}/{name}" for folder in folders for name in scores}
+    assert found[0] == found[2] and found[0].isdisjoint(found[1] - {f"{one}/shape_bias.json" for one in folders})
+
+
 def test_its_decisions_are_imported_again_with_the_same_numbers(
     replk_probe: Run, tmp_path: Path, networks: str, stimuli: Path
 ) -> None:
