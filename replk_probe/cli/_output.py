@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 EXIT_INTERRUPTED = 130  # what a shell reports for a program terminated by SIGINT: 128 + 2
-
+SAVED = "replk_probe.saved"  # entry of the context of a command: folders of the results that it has saved
 
 # Advice to change a parameter, in messages of the library.
 _ADVICE = re.compile(

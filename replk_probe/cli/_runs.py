@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import traceback
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,7 @@ import click
 from replk_probe.errors import InvalidInputError, ReplkProbeError, ResumeError
 
 from ._options import command_line
-from ._output import EXIT_INTERRUPTED, failure, note, with_options
+from ._output import EXIT_INTERRUPTED, SAVED, failure, note, with_options
 
 if TYPE_CHECKING:
     from replk_probe.results import Result
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ResultT = TypeVar("ResultT", bound="Result")
 
-_SAVED = "replk_probe.saved"  # entry of the context of a command
+IMPORTED = "import:"  # before the name of the folder, in the source of imported observers
 
 
 def announce(plan: Any, untrained: str) -> None:
@@ -112,7 +112,7 @@ def run_plan(
             if not resume and (parts or not exists(checkpoint)):
                 shutil.rmtree(checkpoint, ignore_errors=True)
     # Folders of the results of this command.
-    saved = click.get_current_context().meta.setdefault(_SAVED, [])
+    saved = click.get_current_context().meta.setdefault(SAVED, [])
     if gathered(finished is not None)[0]:
         saved.append(folder)
         return finished
@@ -170,6 +170,26 @@ def _to_resume(
             return finished, False
         note(f"{plan.name}: nothing to resume in {folder}. Starting a new run.")
     return None, False
+
+
+def check_import(folder: Path, sources: Iterable[str], imported: Path | None) -> None:
+    """Refuse to continue with a finished result without the observers that it has from another folder.
+
+    Args:
+        folder: Folder of the result.
+        sources: Sources of its observers.
+        imported: Folder of the observers of this command.
+
+    Raises:
+        ResumeError: The result has imported observers, and the command has none.
+    """
+    former = next((one for one in sources if one.startswith(IMPORTED)), None)
+    if former is not None and imported is None:
+        name = former.removeprefix(IMPORTED)
+        raise ResumeError(
+            f"Cannot resume {folder}. Its observers imported from {name} would be removed, since this run imports "
+            f"none. Give --import with the folder {name}, or start again without --resume or in another folder."
+        )
 
 
 def _run_parts_and_join(

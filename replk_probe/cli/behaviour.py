@@ -32,7 +32,16 @@ from ._options import (
     weights_of_each,
 )
 from ._output import conclusion, note
-from ._runs import announce, lock_folders, measure_plans, raise_failures, resume_advice, run_plan
+from ._runs import (
+    IMPORTED,
+    announce,
+    check_import,
+    lock_folders,
+    measure_plans,
+    raise_failures,
+    resume_advice,
+    run_plan,
+)
 
 if TYPE_CHECKING:
     from replk_probe.behaviour.image_sets import BenchmarkImages
@@ -148,15 +157,20 @@ def command(
             announce(plan, "the decisions are random")
             plans.append(plan)
 
+    def load(folder: Path) -> BehaviourResult:
+        result = BehaviourResult.load(folder)
+        check_import(folder, (one.source for each in result.sets for one in each.observers), imported)
+        return result
+
     place = output or _DEFAULT_OUTPUT
     lock_folders(*folders, *([place] if len(models) > 1 else []))
     results, failures = measure_plans(
         plans,
         folders,
-        lambda plan, folder: run_plan(plan, folder, _CHECKPOINT, BehaviourResult.load, resume, allow_other_device),
+        lambda plan, folder: run_plan(plan, folder, _CHECKPOINT, load, resume, allow_other_device),
     )
     if results:
-        source = "given" if imported is None else f"import:{imported.resolve().name}"
+        source = "given" if imported is None else f"{IMPORTED}{imported.resolve().name}"
         _report(results, observers, source, images, place if len(models) > 1 else None)
     raise_failures(failures, len(models), resume_advice(results, folders, _CHECKPOINT))
 
@@ -176,7 +190,7 @@ def _only_imported(source: Path, sets: Sequence[str] | None, folder: Path) -> No
     trials = read_raw_data(source, sets)
     check_writable(folder)
     lock_folders(folder)
-    label = f"import:{source.resolve().name}"
+    label = f"{IMPORTED}{source.resolve().name}"
     files = {f"{name}/{path.name}": sha256_of(path) for name, paths in paths_of_sets.items() for path in paths}
     result = BehaviourResult.from_trials(trials, run=GivenDecisions(label, files), source=label)
     result.save(folder)

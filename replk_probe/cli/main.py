@@ -21,7 +21,7 @@ from click.shell_completion import CompletionItem
 from replk_probe import __version__
 from replk_probe.errors import ReplkProbeError, close_names
 
-from ._output import EXIT_INTERRUPTED, note, with_options
+from ._output import EXIT_INTERRUPTED, SAVED, note, with_options
 
 PROGRAM = "replk-probe"
 
@@ -131,7 +131,13 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             raise click.UsageError(printable(" ".join(error.format_message().split())), error.ctx) from error
         except KeyboardInterrupt:
-            click.echo("\nInterrupted. Files that were written are complete. Run the command again.", err=True)
+            # Commands that can be resumed write no file before the first result.
+            leaf = ctx.meta.get(_LEAF)
+            can_resume = any(one.name == "resume" for one in leaf.params) if leaf else True
+            what = "Files that were written are complete"
+            if can_resume and not ctx.meta.get(SAVED):
+                what = "Nothing was saved"
+            click.echo(f"\nInterrupted. {what}. Run the command again.", err=True)
             raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
 
 

@@ -33,7 +33,16 @@ from ._options import (
     weights_of_each,
 )
 from ._output import conclusion, note
-from ._runs import announce, lock_folders, measure_plans, raise_failures, resume_advice, run_plan
+from ._runs import (
+    IMPORTED,
+    announce,
+    check_import,
+    lock_folders,
+    measure_plans,
+    raise_failures,
+    resume_advice,
+    run_plan,
+)
 
 if TYPE_CHECKING:
     from replk_probe.shape_bias.decision_mapping import LabelMapping
@@ -161,12 +170,17 @@ def command(
             announce(plan, "the decisions are random")
             plans.append(plan)
 
+    def load(folder: Path) -> ShapeBiasResult:
+        result = ShapeBiasResult.load(folder)
+        check_import(folder, (one.source for one in result.observers), imported)
+        return result
+
     sets = {folder: plan.stimuli for folder, plan in zip(folders, plans, strict=True)}
     lock_folders(*folders, *([output or _DEFAULT_OUTPUT] if len(models) > 1 else []))
     results, failures = measure_plans(
         plans,
         folders,
-        lambda plan, folder: run_plan(plan, folder, _CHECKPOINT, ShapeBiasResult.load, resume, allow_other_device),
+        lambda plan, folder: run_plan(plan, folder, _CHECKPOINT, load, resume, allow_other_device),
     )
     if results:
         compared = _save_compared(results, observers, imported)
@@ -237,7 +251,7 @@ def _only_imported(source: Path, observers: Sequence[Decisions], folder: Path) -
     from replk_probe.shape_bias.plot import save_figures
     from replk_probe.shape_bias.result import GivenDecisions, ShapeBiasResult
 
-    label = f"import:{source.resolve().name}"
+    label = f"{IMPORTED}{source.resolve().name}"
     run = GivenDecisions(label, {path.name: sha256_of(path) for path in csv_files(source)})
     result = ShapeBiasResult.from_decisions(observers=observers, run=run, source=label)
     result.save(folder)
@@ -254,7 +268,7 @@ def _save_compared(
     from replk_probe.shape_bias.published import published_for
     from replk_probe.shape_bias.result import with_distinct_names
 
-    source = "given" if imported is None else f"import:{imported.resolve().name}"
+    source = "given" if imported is None else f"{IMPORTED}{imported.resolve().name}"
     named = with_distinct_names(list(results.values()))
     compared = {}
     for index, (folder, result) in enumerate(results.items()):

@@ -150,6 +150,21 @@ def test_an_interrupted_command_is_resumed(replk_probe: Run, networks: str, sets
     assert other.exit_code == 1 and "Give --sets 'edge, rotation', or start again without --resume" in other.stderr
 
 
+def test_a_finished_result_keeps_the_people_it_was_compared_with(
+    replk_probe: Run, networks: str, sets: Path, people: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    line = ["behaviour", "--model", f"{networks}:red", "--data", sets, *OPTIONS, "-o", out]
+    assert replk_probe(*line, "--import", people).exit_code == 0
+    written = (out / "behaviour.json").read_bytes()
+    refused = replk_probe(*line, "--resume")
+    assert refused.exit_code == 1 and "Give --import with the folder raw-data, or start again" in refused.stderr
+    assert (out / "behaviour.json").read_bytes() == written
+    again = replk_probe(*line, "--import", people, "--resume")
+    assert again.exit_code == 0 and "already measured" in again.stderr
+    assert (out / "behaviour.json").read_bytes() == written
+
+
 def test_only_imported(replk_probe: Run, people: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     found = replk_probe("behaviour", "--import", people, "-o", out)

@@ -14,6 +14,7 @@ from click.testing import Result
 
 from replk_probe import __version__
 from replk_probe.cli import main as program
+from replk_probe.cli._output import SAVED
 from replk_probe.errors import InvalidInputError
 
 Run = Callable[..., Result]
@@ -156,12 +157,27 @@ def test_any_other_error_is_not_hidden(replk_probe: Run, failing: Callable[[Base
         replk_probe("erf")
 
 
-def test_interrupt(replk_probe: Run, failing: Callable[[BaseException], None]) -> None:
-    failing(KeyboardInterrupt())
+@pytest.mark.parametrize(
+    ("can_resume", "saved", "says"),
+    [
+        (True, [], "Nothing was saved"),
+        (True, [Path("out")], "Files that were written are complete"),
+        (False, [], "Files that were written are complete"),
+    ],
+)
+def test_interrupt(
+    replk_probe: Run, monkeypatch: pytest.MonkeyPatch, can_resume: bool, saved: list[Path], says: str
+) -> None:
+    def interrupted(**options: bool) -> None:
+        click.get_current_context().meta[SAVED] = saved
+        raise KeyboardInterrupt
+
+    options: list[click.Parameter] = [click.Option(["--resume"], is_flag=True)] if can_resume else []
+    command = click.Command("erf", callback=interrupted, params=options)
+    monkeypatch.setattr(program.LazyGroup, "get_command", lambda self, ctx, name: command)
     result = replk_probe("erf")
     assert result.exit_code == 130
-    assert "Interrupted." in result.stderr
-    assert "Traceback" not in result.stderr
+    assert result.stderr == f"\nInterrupted. {says}. Run the command again.\n"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

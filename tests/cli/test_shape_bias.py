@@ -342,6 +342,19 @@ def test_a_finished_run_with_other_input_options_is_not_replaced(
     assert replk_probe(*run).exit_code == 0 and "already measured" in replk_probe(*run, "--resume").stderr
 
 
+def test_a_finished_run_keeps_imported_observers(
+    replk_probe: Run, tmp_path: Path, networks: str, stimuli: Path
+) -> None:
+    run = ("shape-bias", "--model", f"{networks}:red", "--stimuli", stimuli, "--output")
+    assert replk_probe(*run, tmp_path / "first").exit_code == 0
+    out = tmp_path / "out"
+    assert replk_probe(*run, out, "--import", tmp_path / "first").exit_code == 0
+    refused = replk_probe(*run, out, "--resume")
+    assert refused.exit_code == 1 and "Give --import with the folder first, or start again" in refused.stderr
+    assert [one.source for one in ShapeBiasResult.load(out).observers] == ["import:first"]
+    assert replk_probe(*run, out, "--resume", "--import", tmp_path / "first").exit_code == 0
+
+
 def test_nothing_asked_for_offline(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a model, the small ones on drawn stimuli are announced with the command for an ImageNet model."""
     from replk_probe.cli import shape_bias
