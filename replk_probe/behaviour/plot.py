@@ -37,6 +37,7 @@ from replk_probe.plot_style import (
     new_figure,
     page_width,
     prepared_axes,
+    remove_figures,
     save_figure,
     side_bar,
     text_points,
@@ -46,6 +47,7 @@ from replk_probe.runtime.checks import check_choice
 
 from .benchmark_sets import BENCHMARK_SETS
 from .consistency import NUMBERS
+from .display_names import with_display_names
 from .plot_curves import (
     PEOPLE,
     Network,
@@ -104,6 +106,7 @@ def plot_benchmark(
     check_drawable(result, "BehaviourResult")
     check_axes(ax)
     check_choice("number of the benchmark", number, NUMBERS)
+    result, random = _named(result, random)
     networks = networks_of(result, random)
     labels = [*(one.label for one in networks), PEOPLE]
     left = min(max(text_points(label, SMALL_SIZE) for label in labels) + 12, 110) / 72
@@ -144,6 +147,7 @@ def plot_conditions(
     """
     check_drawable(result, "BehaviourResult")
     check_axes(ax)
+    result, random = _named(result, random)
     scores = _scores_of(result, dataset)
     if not BENCHMARK_SETS[dataset].has_conditions:
         raise InvalidInputError(
@@ -172,11 +176,12 @@ def plot_consistency(
         ax: Axes to draw on; by default those of a new figure, one column wide.
 
     Returns:
-        The Axes, with networks before people. The diagonal and cells that are undefined are empty.
+        The Axes, with networks before people. The diagonal and cells that are undefined are empty; observers who
+        cannot be compared with any other, such as people of whom only the accuracy is known, are left out.
 
     Raises:
-        InvalidInputError: An argument has the wrong type, the result does not have the set, or no network has trials
-            on all sets.
+        InvalidInputError: An argument has the wrong type, the result does not have the set, no network has trials on
+            all sets, or there are no two observers to compare.
 
     Examples:
         >>> from replk_probe import BehaviourResult
@@ -188,13 +193,18 @@ def plot_consistency(
         ... ]
         >>> ax = plot_consistency(BehaviourResult.from_trials(networks), "edge")
         >>> ax.get_images()[0].get_array().shape
-        (12, 12)
+        (2, 2)
     """
     check_drawable(result, "BehaviourResult")
     check_axes(ax)
     check_choice("consistency", number, NUMBERS[2:])
+    result, _ = _named(result)
     names, matrix = _pairs_of(result, dataset, number)
-    np.fill_diagonal(matrix, np.nan)  # always 1
+    if not names:
+        raise InvalidInputError(
+            "There is no consistency to draw. No two observers have decisions on the same images. Measure several "
+            "models, or import the decisions of people."
+        )
     low, high = float(np.nanmin(matrix, initial=0.0)), float(np.nanmax(matrix, initial=0.1))
     with figure_style():
         label = min(max(text_points(name, SMALL_SIZE) for name in names) + 10, 90) / 72
@@ -235,6 +245,7 @@ def draw_benchmark(result: BehaviourResult, *, random: Collection[str] = ()) -> 
         >>> draw_benchmark(BehaviourResult.from_trials([trials])).savefig("benchmark.png")
     """
     check_drawable(result, "BehaviourResult")
+    result, random = _named(result, random)
     networks = networks_of(result, random)
     labels = [*(one.label for one in networks), PEOPLE]
     width = page_width()
@@ -282,6 +293,7 @@ def draw_sets(result: BehaviourResult, *, random: Collection[str] = ()) -> Figur
         >>> draw_sets(BehaviourResult.from_trials([trials])).savefig("sets.png")
     """
     check_drawable(result, "BehaviourResult")
+    result, random = _named(result, random)
     networks = networks_of(result, random)
     plain = [one for one in result.sets if not BENCHMARK_SETS[one.name].has_conditions]
     curves = [one for one in result.sets if BENCHMARK_SETS[one.name].has_conditions]
@@ -292,7 +304,8 @@ def draw_sets(result: BehaviourResult, *, random: Collection[str] = ()) -> Figur
     left, gap, below, inside = 0.48, 0.16, 0.62 if curves else 0.34, 1.05
     heading = [title_line(f"Accuracy on {_over(result)}")]
     above = 0.1 + heading_inches(heading)
-    top = above + 0.26 + legend_inches(networks, width - 0.12, conditions=bool(curves))
+    title = 0.26 if len(panels) > 1 or curves or len(plain) > 1 else 0.1  # a single set without conditions has none
+    top = above + title + legend_inches(networks, width - 0.12, conditions=bool(curves))
     height = top + rows * (inside + below)
     each = (width - left - 0.08 - (columns - 1) * gap) / columns
     with figure_style():
@@ -315,14 +328,27 @@ def draw_sets(result: BehaviourResult, *, random: Collection[str] = ()) -> Figur
 
 
 def save_figures(result: BehaviourResult, directory: str | Path, *, random: Collection[str] = ()) -> tuple[Path, ...]:
-    """Write ``benchmark``, ``sets`` and ``consistency``, each as PNG and PDF; returns the paths."""
+    """Write ``benchmark``, ``sets`` and ``consistency``, each as PNG and PDF; returns the paths.
+
+    The consistency is that of pairs of observers. Without any, the figure of an earlier result is removed.
+    """
     folder = Path(directory)
     written = save_figure(draw_benchmark(result, random=random), folder, "benchmark", width=1)
     written += save_figure(draw_sets(result, random=random), folder, "sets", width=1)
     # Of all sets if that compares networks; people are compared on one set.
     fullest = max(result.sets, key=lambda one: sum(observer.kind == "model" for observer in one.observers))
-    consistency = plot_consistency(result, None if len(_common(result)) > 1 else fullest.name)
+    dataset = None if len(_common(result)) > 1 else fullest.name
+    if not _pairs_of(result, dataset, "error_consistency")[0]:
+        remove_figures(folder, "consistency")
+        return written
+    consistency = plot_consistency(result, dataset)
     return written + save_figure(consistency.figure.canvas.figure, folder, "consistency", width=1)
+
+
+def _named(result: BehaviourResult, random: Collection[str] = ()) -> tuple[BehaviourResult, set[str]]:
+    """The result with the name of its model as it was given, and the names of networks with random weights likewise."""
+    (named,) = with_display_names([result])
+    return named, {str(named.model) if name == result.model else name for name in random}
 
 
 def _over(result: BehaviourResult) -> str:
@@ -386,7 +412,7 @@ def _common(result: BehaviourResult) -> list[str]:
 
 
 def _pairs_of(result: BehaviourResult, dataset: str | None, number: str) -> tuple[list[str], npt.NDArray[np.float64]]:
-    """Names of observers, and the matrix of their pairs."""
+    """Names of the observers that can be compared, and the matrix of their pairs, with an undefined diagonal."""
     sets = result.sets if dataset is None else (_scores_of(result, dataset),)
     names = _common(result)
     if dataset is not None:
@@ -400,4 +426,7 @@ def _pairs_of(result: BehaviourResult, dataset: str | None, number: str) -> tupl
         place = {observer.name: row for row, observer in enumerate(one.observers)}
         rows = [place[name] for name in names]
         matrices.append(getattr(one, number)[np.ix_(rows, rows)])
-    return list(map(drawable, names)), np.mean(matrices, axis=0)
+    matrix = np.mean(matrices, axis=0)
+    np.fill_diagonal(matrix, np.nan)  # always 1
+    compared = np.flatnonzero(~np.isnan(matrix).all(axis=1))
+    return [drawable(names[index]) for index in compared], matrix[np.ix_(compared, compared)]

@@ -41,7 +41,7 @@ CHANCE = 1 / 16
 
 # The numbers of colors and markers are coprime, so that their combinations differ.
 _MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p")
-_NAME = 150.0  # maximum width of a name in a legend, in points
+_NAME = 190.0  # maximum width of a name in a legend, in points
 _MOST_COLUMNS = 6  # of a legend
 
 
@@ -142,12 +142,15 @@ def curve_panel(ax: Axes, scores: SetScores, networks: Sequence[Network], title:
 
 def sets_panel(ax: Axes, sets: Sequence[SetScores], networks: Sequence[Network]) -> None:
     """Draw the accuracy on several sets without conditions."""
+    half = min(0.2, 0.06 * len(sets))  # half the width of the range of people
     for place, scores in enumerate(sets):
         people = [one.scores.accuracy for one in scores.observers if one.kind == "human"]
         if people:
-            ax.plot([place] * 2, [min(people), max(people)], color=RANGE, linewidth=6, solid_capstyle="butt", zorder=1)
-            ax.plot([place - 0.2, place + 0.2], [float(np.mean(people))] * 2, color=INK, linewidth=1.0, zorder=2)
-        spread = np.linspace(-0.22, 0.22, len(networks)) if len(networks) > 1 else [0.0]
+            height = max(people) - min(people)
+            ax.bar(place, height, 2 * half, min(people), color=RANGE, zorder=1, gid="people")
+            mean = [float(np.mean(people))] * 2
+            ax.plot([place - half, place + half], mean, color=INK, linewidth=1.0, solid_capstyle="butt", zorder=2)
+        spread = np.linspace(-half, half, len(networks)) if len(networks) > 1 else [0.0]
         for network, offset in zip(networks, spread, strict=False):
             one = scores.observer(network.name)
             if one is None:

@@ -113,7 +113,11 @@ def save_contact_sheet(images: BenchmarkImages, trials: Sequence[Trials], direct
 
 def _legend(shown: Sequence[tuple[SetImages, slice, Trials]]) -> str:
     total, correct = sum(len(one.names) for *_, one in shown), sum(int(one.correct.sum()) for *_, one in shown)
-    return f"green: correct, red: not correct ({correct} of {total} decisions on all images are correct)"
+    has_conditions = any(BENCHMARK_SETS[one.dataset].has_conditions for one, *_ in shown)
+    return (
+        "Below each image: the decision (green: correct, red: not correct), then the correct category"
+        f"{' (and the condition)' if has_conditions else ''}. {correct} of all {total} decisions are correct."
+    )
 
 
 def _spread(images: SetImages, count: int) -> list[int]:

@@ -27,11 +27,10 @@ from replk_probe.runtime.file_reading import decode, folder_of, read_arrays, rea
 from replk_probe.runtime.provenance import RunInfo
 from replk_probe.shape_bias.model_vs_human.raw_data import subject_of
 from replk_probe.shape_bias.result import GivenDecisions
-from replk_probe.shape_bias.statistics import few_note
 
 from .benchmark_sets import BENCHMARK_SETS, BenchmarkSet
 from .consistency import NUMBERS
-from .people import SOURCE
+from .notes import notes_of
 from .raw_data import RAW_FOLDER, raw_path, read_raw_data, trials_csv
 from .scores import Bootstrap, Kind, ObserverScores, OverallScores, Scores, SetScores, analyze
 from .trials import Trials
@@ -54,11 +53,6 @@ _CSV_COLUMNS = (
 )
 # In the columns set and condition, of averages.
 ALL_SETS, BENCHMARK = "all", "benchmark"
-
-NO_DECISIONS = (
-    "Observed and error consistency with people require their decisions, which are not part of this package. Import "
-    "the folder raw-data of model-vs-human to compute them. The accuracy of people is published and shown."
-)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -148,7 +142,7 @@ class BehaviourResult(Result):
         own = {one.observer for one in measured}
         sources = {one.observer: source for one in trials} | dict.fromkeys(own, "measured")
         sets, overall = analyze([*measured, *trials], sources)
-        kept = [*notes, *_notes_of(sets)]
+        kept = [*notes, *notes_of(sets)]
         return cls(
             run or GivenDecisions(source),
             tuple(sets),
@@ -185,7 +179,7 @@ class BehaviourResult(Result):
         others += [
             replace(one, observer=f"{one.observer} (this run)") if one.observer in taken else one for one in models
         ]
-        outdated = {*_notes_of(self.sets)}
+        outdated = {*notes_of(self.sets)}
         notes = [note for note in self.notes if note not in outdated]
         return BehaviourResult.from_trials(
             others, measured=self.trials, run=self.run, probabilities=self.probabilities, source=source, notes=notes
@@ -401,34 +395,6 @@ class BehaviourResult(Result):
             return cls(run, sets, overall, trials, probabilities, notes)
 
 
-def with_distinct_names(results: Sequence[BehaviourResult]) -> tuple[BehaviourResult, ...]:
-    """The results, with full names of models that share a short one (``resnet50`` and ``timm:resnet50``)."""
-    full: dict[str | None, set[str]] = {}
-    for result in results:
-        if isinstance(result.run, RunInfo):
-            full.setdefault(result.model, set()).add(result.run.model)
-    return tuple(
-        _renamed(result, result.run.model)
-        if isinstance(result.run, RunInfo) and result.trials and len(full[result.model]) > 1
-        else result
-        for result in results
-    )
-
-
-def _renamed(result: BehaviourResult, name: str) -> BehaviourResult:
-    """The result with another name of the measured model."""
-    trials = tuple(replace(one, observer=name) for one in result.trials)
-    overall = tuple(replace(one, name=name) if one.name == result.model else one for one in result.overall)
-    sets = tuple(
-        replace(
-            each,
-            observers=tuple(replace(one, name=name) if one.name == result.model else one for one in each.observers),
-        )
-        for each in result.sets
-    )
-    return replace(result, trials=trials, overall=overall, sets=sets)
-
-
 _MATRICES = ("observed_consistency", "error_consistency")
 
 
@@ -440,46 +406,3 @@ def _cells(scores: Scores, accuracy: tuple[float, float] | None) -> Row:
     """The cells of the four numbers, with the interval of the accuracy."""
     paired = dict(zip(NUMBERS[1:], scores.paired, strict=True))
     return {"accuracy": scores.accuracy, **interval_cells(accuracy), **paired}
-
-
-def _notes_of(sets: Sequence[SetScores]) -> Iterator[str]:
-    """What makes numbers of a set undefined, or differs from the experiments with people."""
-    if any(one.source == SOURCE for each in sets for one in each.observers):
-        yield NO_DECISIONS
-    for each in sets:
-        levels = {level for one in each.observers for level in one.by_condition}
-        lacking = [level for level in _set(each).conditions if level not in levels]
-        if lacking:
-            yield (
-                f"There are no trials in the condition{'s' * (len(lacking) > 1)} {', '.join(lacking)} of the set "
-                f"{each.name}. Its average over conditions is undefined."
-            )
-    smallest = {
-        each.name: min(found.n for one in each.observers for found in one.by_condition.values()) for each in sets
-    }
-    small = [name for name, n in smallest.items() if few_note([n], "images")]
-    where = ", ".join(small) if len(small) <= 3 else f"{len(small)} sets"
-    few = few_note([min(smallest.values())], f"images of an observer in a condition of {where}")
-    if few:
-        yield few
-    fewer: dict[str, list[str]] = {}
-    published = set()
-    for each in sets:
-        counts = {one.name: sum(found.n for found in one.by_condition.values()) for one in each.observers}
-        most = max(counts.values())
-        for name, n in counts.items():
-            if n < most:
-                fewer.setdefault(name, []).append(f"{n} of {most} trials of {each.name}")
-                if any(one.source == SOURCE for one in each.observers):
-                    published.add(name)
-    for name, parts in fewer.items():
-        yield (
-            f"{name} has {', '.join(parts)}. Two observers are compared on their common images; numbers of a "
-            "condition without common images are undefined."
-            + (
-                " The published accuracies of people are those on all images, so that the accuracy difference cannot "
-                "be restricted to common images."
-                if name in published
-                else ""
-            )
-        )

@@ -218,9 +218,9 @@ def _report(
     comparison: Path | None,
 ) -> None:
     """Add the other observers to the results, save and draw them, and print the table."""
+    from replk_probe.behaviour.display_names import with_display_names, with_distinct_names
     from replk_probe.behaviour.plot import save_figures
     from replk_probe.behaviour.plot_images import save_contact_sheet
-    from replk_probe.behaviour.result import with_distinct_names
     from replk_probe.report.behaviour_table import behaviour_table
     from replk_probe.report.text import terminal_layout
     from replk_probe.runtime.provenance import RunInfo
@@ -231,16 +231,17 @@ def _report(
         others = [one for place, other in enumerate(named) if place != index for one in other.trials]
         compared.append(named[index].with_observers(observers, others, source=source))
         compared[-1].save(folder)
-    runs = [(result.model, result.run) for result in compared]
+    shown = with_display_names(compared)
+    runs = [(result.model, result.run) for result in shown]
     random = [str(model) for model, run in runs if isinstance(run, RunInfo) and run.weights.is_random]
     try:
-        for folder, result in zip(results, compared, strict=True):
+        for folder, result in zip(results, shown, strict=True):
             save_figures(result, folder, random=random)
             save_contact_sheet(images, result.trials, folder)
         if comparison is not None:
-            save_figures(compared[0], comparison, random=random)
+            save_figures(shown[0], comparison, random=random)
     finally:  # The numbers are printed even if a figure cannot be drawn.
-        click.echo(behaviour_table(compared, terminal_layout()))
+        click.echo(behaviour_table(shown, terminal_layout()))
     decided = sum(len(one.names) for result in compared for one in result.trials)
     seconds = sum(result.run.seconds for result in compared if isinstance(result.run, RunInfo))
     conclusion(decided, "decision", seconds, comparison or next(iter(results)))

@@ -287,6 +287,7 @@ def _report(
     from replk_probe.report.shape_bias_table import shape_bias_table
     from replk_probe.report.text import terminal_layout
     from replk_probe.runtime.provenance import RunInfo
+    from replk_probe.shape_bias.display_names import with_display_names
     from replk_probe.shape_bias.plot_comparison import remove_comparison
     from replk_probe.shape_bias.plot_comparison import save_comparison as save_comparison_figure
     from replk_probe.shape_bias.plot_stimuli import save_contact_sheet
@@ -296,7 +297,7 @@ def _report(
     measured = with_distinct_names(list(results.values()))
     published = published_for(measured[0])
     try:
-        for folder, result in results.items():
+        for folder, result in zip(results, with_display_names(measured), strict=True):
             if result.decisions is not None and result.decisions.counts().n_conflict:
                 weights = result.run.weights if isinstance(result.run, RunInfo) else None
                 small = weights_text(weights) if weights is not None and weights.is_embedded else None

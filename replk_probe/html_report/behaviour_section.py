@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from replk_probe.behaviour.consistency import PAIRED
-from replk_probe.behaviour.result import BehaviourResult, with_distinct_names
+from replk_probe.behaviour.display_names import with_display_names
+from replk_probe.behaviour.result import BehaviourResult
 from replk_probe.behaviour.scores import Bootstrap, OverallScores, Scores
 from replk_probe.collection import Saved
 from replk_probe.runtime.formatting import counted
@@ -60,7 +61,7 @@ class SetGroup:
 
 def behaviour_section(saved: Sequence[Saved[BehaviourResult]], styles: Sequence[int]) -> list[SetGroup]:
     """A part for each choice of sets; ``styles`` has the color of each result."""
-    results = with_distinct_names([one.result for one in saved])
+    results = with_display_names([one.result for one in saved])
     groups: dict[tuple[str, ...], list[int]] = {}
     for index, result in enumerate(results):
         groups.setdefault(tuple(one.name for one in result.sets), []).append(index)
@@ -161,7 +162,11 @@ def _interval(intervals: Mapping[str, Bootstrap], name: str) -> Interval | None:
 
 
 def _cells(one: OverallScores, n_sets: int) -> tuple[Cell, ...]:
-    detail = f"{one.n_sets} of {counted(n_sets, 'set')}" if one.n_sets < n_sets else ""
+    return observer_cells(one, f"{one.n_sets} of {counted(n_sets, 'set')}" if one.n_sets < n_sets else "")
+
+
+def observer_cells(one: OverallScores, detail: str) -> tuple[Cell, ...]:
+    """The numbers of an observer with their intervals, in the order of ``HEAD``; ``detail`` is that of the accuracy."""
     accuracy = share(one.scores.accuracy, _interval(one.intervals, "accuracy"), detail)
     paired = (
         replace(cell, interval="" if limits is None else f"{limits[0]:.3f} to {limits[1]:.3f}")

@@ -10,7 +10,7 @@ from replk_probe.runtime.provenance import RunInfo
 from replk_probe.shape_bias.cue_scores import PUBLISHED_NOTE, published_scores
 from replk_probe.shape_bias.result import ShapeBiasResult
 
-from .names import numbered
+from .names import numbered, with_head
 from .number_texts import NO_CELL, Badge, Cell, badge, number, share
 from .shape_bias_section import notes_of_models
 
@@ -55,7 +55,7 @@ def cue_scores_sections(saved: Sequence[Saved[ShapeBiasResult]]) -> list[ScoredS
 
 def _set(source: str, cues: tuple[str, ...], results: Sequence[ShapeBiasResult]) -> ScoredSet:
     runs = [result.run for result in results if isinstance(result.run, RunInfo)]
-    names = numbered([run.model for run in runs])
+    names = numbered([with_head(run.model, run.weights) for run in runs])
     rows = [
         ScoreRow(name, badge(run.weights), _cells(result))
         for name, run, result in zip(names, runs, results, strict=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from replk_probe.erf.labels import distinct_labels
 from replk_probe.erf.result import ErfResult
 from replk_probe.runtime.formatting import counted
+from replk_probe.runtime.provenance import WeightsInfo
 
 _ASPECTS: tuple[Callable[[ErfResult], str], ...] = (
     lambda result: f"seed {result.run.seed}",
@@ -34,6 +35,11 @@ def numbered(names: Sequence[str]) -> list[str]:
     return [
         f"{name} #{names[: index + 1].count(name)}" if counts[name] > 1 else name for index, name in enumerate(names)
     ]
+
+
+def with_head(name: str, weights: WeightsInfo | None) -> str:
+    """The name of a model, followed by the head that was added, if any."""
+    return name if weights is None or weights.head is None else f"{name}, {weights.head.label}"
 
 
 def with_names(notes: Sequence[tuple[str, Sequence[str]]]) -> list[tuple[list[str], str]]:

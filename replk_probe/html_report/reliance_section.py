@@ -10,7 +10,7 @@ from replk_probe.reliance.result import RelianceResult
 from replk_probe.reliance.suppressions import CUES
 
 from .charts import Chart, Dots, dot_chart
-from .names import numbered
+from .names import numbered, with_head
 from .number_texts import NO_CELL, Badge, Cell, badge, interval_text, percent_text, share
 
 HEAD = ("accuracy", *CUES)
@@ -49,7 +49,7 @@ class RelianceSection:
 
 def reliance_names(results: Sequence[RelianceResult]) -> list[str]:
     """Names of the models, with a number where one was measured several times."""
-    return numbered([result.run.model for result in results])
+    return numbered([with_head(result.run.model, result.run.weights) for result in results])
 
 
 def reliance_section(saved: Sequence[Saved[RelianceResult]], styles: Sequence[int]) -> RelianceSection | None:

@@ -11,11 +11,11 @@ from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 from replk_probe.shape_bias.decisions import HUMANS
 from replk_probe.shape_bias.observers import Observer
 from replk_probe.shape_bias.published import ON_WHAT, SOURCE, TITLES, published_for, published_observers
-from replk_probe.shape_bias.result import ShapeBiasResult, with_distinct_names
+from replk_probe.shape_bias.result import ShapeBiasResult
 from replk_probe.shape_bias.statistics import wilson_interval
 
 from .charts import Chart, Dots, dot_chart
-from .names import numbered, with_names
+from .names import numbered, with_head, with_names
 from .number_texts import Badge, Cell, badge, interval_text, number, percent_text, share
 
 _HUMAN = -1  # style of humans, who are drawn in gray
@@ -47,7 +47,7 @@ class StimulusSet:
         name: Name of the set.
         observers: Observers, models first.
         chart: Shape bias by category, or None if it is undefined everywhere.
-        shown: Name and style of the observers in the chart.
+        shown: Name and style of the observers in the chart, and whether their markers are hollow.
         categories: Rows of the table of the chart.
         human_note: Where the human reference comes from, or that there is none for these stimuli.
         notes: Each note with the names of its models, which are empty if it is about all of them.
@@ -56,7 +56,7 @@ class StimulusSet:
     name: str
     observers: list[ObserverRow]
     chart: Chart | None
-    shown: list[tuple[str, int]]
+    shown: list[tuple[str, int, bool]]
     categories: list[CategoryRow]
     human_note: str
     notes: list[tuple[list[str], str]]
@@ -68,7 +68,7 @@ HEAD = ("shape bias", "category mean", "category median", "shape", "texture", "o
 def shape_bias_sections(saved: Sequence[Saved[ShapeBiasResult]], styles: Sequence[int]) -> list[StimulusSet]:
     """A part for each set of stimuli; ``styles`` has the color of each result."""
     groups: dict[tuple[str, tuple[str, ...]], list[int]] = {}
-    results = with_distinct_names([one.result for one in saved])
+    results = [one.result for one in saved]
     for index, result in enumerate(results):
         if result.scores is not None:  # another section has them
             continue
@@ -102,7 +102,7 @@ def _categories(result: ShapeBiasResult) -> tuple[str, ...]:
 
 def _set(source: str, results: Sequence[ShapeBiasResult], styles: Sequence[int]) -> StimulusSet:
     models = [
-        (result.model, weights_of(result), style)
+        (replace(result.model, name=_name(result, source)), weights_of(result), style)
         for result, style in zip(results, styles, strict=True)
         if result.model is not None
     ]
@@ -138,23 +138,23 @@ def _set(source: str, results: Sequence[ShapeBiasResult], styles: Sequence[int])
         name=source,
         observers=rows,
         chart=_chart(drawn, labels),
-        shown=[(_title(one), style) for one, style, _ in drawn],
+        shown=[(_title(one), style, hollow) for one, style, hollow in drawn],
         categories=_category_rows([one for one, _, _ in drawn], labels),
         human_note=note,
         notes=notes_of_models(results, source),
     )
 
 
-def _measured(result: ShapeBiasResult) -> str | None:
-    """The model of a result with scores, or None for imported decisions."""
-    return result.run.model if isinstance(result.run, RunInfo) else None
+def _name(result: ShapeBiasResult, source: str) -> str:
+    """The name of the model, or that of the source for imported decisions."""
+    if isinstance(result.run, RunInfo):
+        return with_head(result.run.model, result.run.weights)
+    return source if result.model is None else result.model.name
 
 
 def notes_of_models(results: Sequence[ShapeBiasResult], source: str) -> list[tuple[list[str], str]]:
     """Each note with the names of its models, which are empty if it is about all of them."""
-    return with_names(
-        [(result.model.name if result.model else _measured(result) or source, result.notes) for result in results]
-    )
+    return with_names([(_name(result, source), result.notes) for result in results])
 
 
 def _cells(one: Observer) -> tuple[Cell, ...]:

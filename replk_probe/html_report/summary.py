@@ -10,13 +10,14 @@ from typing import Any, TypeAlias
 from replk_probe.collection import Collection, Saved
 from replk_probe.kernels.result import KernelResult
 from replk_probe.reliance.suppressions import SHAPE, TEXTURE
-from replk_probe.runtime.formatting import counted, dimensions
+from replk_probe.runtime.formatting import dimensions
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 
+from .behaviour_section import observer_cells
 from .erf_section import FIRST_THRESHOLD, conditions_of, ratio_cell
 from .kernel_section import last_merged
-from .names import erf_names
-from .number_texts import NO_CELL, Badge, Cell, badge, number, share
+from .names import erf_names, with_head
+from .number_texts import NO_CELL, Badge, Cell, badge, share
 from .reliance_section import profile_cells
 from .shape_bias_section import bias_cell, source_of, weights_of
 
@@ -136,8 +137,7 @@ _COLUMNS = (*_ERF_COLUMNS, *_BIAS_COLUMNS, *_KERNEL_COLUMNS, *_RELIANCE_COLUMNS,
 
 
 def _group(groups: dict[Key, Members], name: str, weights: WeightsInfo | None) -> Members:
-    if weights is not None and weights.head is not None:
-        name = f"{name}, {weights.head.label}"
+    name = with_head(name, weights)
     key = (name, "", None, None) if weights is None else (name, weights.source, weights.sha256, weights.seed)
     return groups.setdefault(key, ([], [], [], [], []))
 
@@ -186,8 +186,9 @@ def _behaviour_cells(collection: Collection, index: int | None) -> tuple[Cell, .
         return (NO_CELL,) * len(_BEHAVIOUR_COLUMNS)
     result = collection.behaviour[index].result
     one = next(each for each in result.overall if each.name == result.model)
-    accuracy = share(one.scores.accuracy, one.intervals["accuracy"].images, counted(one.n_sets, "set"))
-    return accuracy, number(one.scores.error_consistency, 3)
+    sets = [each.dataset for each in result.trials]
+    accuracy, *_, consistency, _ = observer_cells(one, sets[0] if len(sets) == 1 else f"{len(sets)} sets")
+    return accuracy, consistency
 
 
 def _reliance_cells(collection: Collection, index: int | None) -> tuple[Cell, ...]:

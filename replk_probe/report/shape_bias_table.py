@@ -8,7 +8,7 @@ from itertools import groupby
 
 from replk_probe.runtime.formatting import dimensions, percent, shortened
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
-from replk_probe.shape_bias.head_names import with_heads_in_names
+from replk_probe.shape_bias.display_names import with_display_names
 from replk_probe.shape_bias.observers import Observer, compare_pairs
 from replk_probe.shape_bias.published import ON_WHAT, SOURCE, TITLES
 from replk_probe.shape_bias.result import ShapeBiasResult
@@ -38,7 +38,7 @@ def shape_bias_table(
     """
     if any(result.scores is not None for result in results):
         return cue_scores_table(results, layout)
-    named = with_heads_in_names(results)
+    named = with_display_names(results)
     models = [result.model for result in named if result.model is not None]
     imported = results[0].observers if results else ()
     known = {one.name for one in imported}
@@ -46,7 +46,7 @@ def shape_bias_table(
     observers = [*models, *imported, *(one for one in published if one.name not in known)]
     blocks = [_model_lines(results, layout), _observer_lines(observers, random, layout)]
     if len(models) > 1:
-        blocks.append(_pair_lines(results, layout))
+        blocks.append(_pair_lines(named, layout))
     else:
         pooled = [one for one in imported if one.kind == "humans"]
         blocks.append(_category_lines([*models, *pooled] or imported, layout))
@@ -170,6 +170,8 @@ def _pair_lines(results: Sequence[ShapeBiasResult], layout: Layout) -> list[str]
 
 
 def _name(result: ShapeBiasResult) -> str:
+    if isinstance(result.run, RunInfo):
+        return result.run.model
     return "imported" if result.model is None else result.model.name
 
 

@@ -32,7 +32,7 @@ from replk_probe.plot_style import (
 )
 from replk_probe.runtime.provenance import RunInfo
 
-from .head_names import with_heads_in_names
+from .display_names import with_display_names
 from .observers import Observer
 from .plot_categories import ROW as CATEGORY_ROW
 from .plot_categories import category_axes, category_caption, category_points
@@ -230,7 +230,7 @@ def _observers_of(
 ) -> tuple[tuple[Observer, ...], tuple[Observer, ...]]:
     """The observers to show, and those of them with random weights."""
     check_drawable(result, "ShapeBiasResult")
-    (named,) = with_heads_in_names([result])
+    (named,) = with_display_names([result])
     return with_others(named.all_observers, named.observers, others), random_models([named])
 
 

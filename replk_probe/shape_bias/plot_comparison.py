@@ -12,7 +12,7 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.plot_style import check_all_drawable, head_text, remove_figures, save_figure
 from replk_probe.runtime.provenance import RunInfo
 
-from .head_names import with_heads_in_names
+from .display_names import with_display_names
 from .model_vs_human.raw_data import COMPARISON_NAME
 from .observers import Observer
 from .plot import conflict_stimuli, draw_observers, random_models, with_others
@@ -45,7 +45,7 @@ def draw_comparison(results: Sequence[ShapeBiasResult], *, others: Sequence[Obse
         >>> figure.savefig("comparison.png")
     """
     check_all_drawable(results, "ShapeBiasResult")
-    results = with_heads_in_names(results)
+    results = with_display_names(results)
     models = [result.model for result in results if result.model is not None]
     if not models:
         raise InvalidInputError(

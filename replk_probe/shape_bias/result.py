@@ -309,8 +309,7 @@ class ShapeBiasResult(Result):
         return files
 
     def save(self, directory: str | Path) -> None:
-        """Write the files of this result, and remove those that an earlier result of the other kind (with scores, or
-        without) left in this folder; see the base class."""
+        """Write the files of this result, and remove those of an earlier one with or without scores; see the base."""
         super().save(directory)
         for name in _SCORES_FILES if self.scores is None else _DECISIONS_FILES:
             (Path(directory) / name).unlink(missing_ok=True)

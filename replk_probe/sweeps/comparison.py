@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from replk_probe.behaviour.display_names import with_display_names
 from replk_probe.behaviour.plot import save_figures as save_behaviour_figures
 from replk_probe.behaviour.result import BehaviourResult
-from replk_probe.behaviour.result import with_distinct_names as with_distinct_networks
 from replk_probe.erf.plot_comparison import save_comparison as save_erf_figure
 from replk_probe.erf.result import ErfResult, write_csv
 from replk_probe.errors import ReplkProbeError
@@ -147,7 +147,7 @@ def _draw_shape_bias(folders: Sequence[Path], target: Path) -> None:
 
 
 def _draw_behaviour(folders: Sequence[Path], target: Path) -> None:
-    first, *others = with_distinct_networks([BehaviourResult.load(folder) for folder in folders])
+    first, *others = with_display_names([BehaviourResult.load(folder) for folder in folders])
     trials = [one for other in others for one in other.trials]
     save_behaviour_figures(first.with_observers((), trials), target)
 

@@ -118,7 +118,7 @@ def test_a_contact_sheet_shows_decisions(write_set: Callable[..., Path]) -> None
     figure = draw_contact_sheet(images, trials)
     frames = [patch.get_gid() for patch in figure.findobj(lambda one: one.get_gid() in ("correct", "wrong"))]
     assert len(frames) == 16
-    assert any("of 64 decisions" in text.get_text() for text in figure.texts)
+    assert any("of all 64 decisions are correct" in text.get_text() for text in figure.texts)
     assert [text.get_text() for text in figure.texts].count("colors") == 1  # what the conditions of colour are
     (single,) = (draw_contact_sheet(open_sets("edge", root, allow_partial=True), trials[:1]),)
     frames = [patch.get_gid() for patch in single.findobj(lambda one: one.get_gid() in ("correct", "wrong"))]

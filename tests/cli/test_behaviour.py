@@ -98,8 +98,11 @@ def people(tmp_path: Path) -> Path:
     return tmp_path / "raw-data"
 
 
-def test_two_networks_and_people(replk_probe: Run, networks: str, sets: Path, people: Path, tmp_path: Path) -> None:
-    models = ("--model", f"{networks}:red", "--model", f"{networks}:green")
+def test_two_networks_and_people(
+    replk_probe: Run, networks: str, sets: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    models = ("--model", "networks.py:red", "--model", "networks.py:green")
     out = tmp_path / "out"
     found = replk_probe("behaviour", *models, "--data", sets, "--import", people, *OPTIONS, "-o", out)
     assert found.exit_code == 0, found.output
@@ -122,7 +125,8 @@ def test_two_networks_and_people(replk_probe: Run, networks: str, sets: Path, pe
         ranks = [one.mean_rank for result in (red, green) for one in result.overall if one.name == name]
         assert ranks[0] == ranks[1]
         assert red.scores(name) == green.scores(name)
-        assert f"{name} " in found.stdout
+        # Tables have the names as they were given, files for the toolbox the short ones.
+        assert f"\nnetworks.py:{name} " in found.stdout and f"\n{name} " not in found.stdout
     assert red.people == green.people
     record = json.loads((folders[0] / "behaviour.json").read_text())
     assert [*record["sets"]] == ["edge", "rotation"] and record["run"]["image_source"] == "edge, rotation"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from replk_probe.behaviour import BehaviourResult, Trials
-from replk_probe.behaviour.result import with_distinct_names
-from replk_probe.collection import Saved, find_results
+from replk_probe.behaviour.display_names import with_distinct_names
+from replk_probe.collection import Saved, collected, find_results
 from replk_probe.html_report import render_report
 from replk_probe.html_report.behaviour_section import behaviour_section
 from replk_probe.html_report.names import with_names
+from replk_probe.html_report.summary import summary_of
 from replk_probe.runtime.provenance import RANDOM_INIT, RunInfo, WeightsInfo
 
 NAMES = ("cat1.png", "dog1.png", "bear1.png", "oven1.png")
@@ -77,11 +78,19 @@ def test_networks_with_one_short_name_are_measured_ones() -> None:
         measured("net", "cat", "dog", "bear", "car"),
     ]
     groups = behaviour_section([Saved(one) for one in results[:2]], [0, 1])
-    assert [[row.name for row in one.observers[:-1]] for one in groups] == [["net"], ["net"]]
+    assert [[row.name for row in one.observers[:-1]] for one in groups] == [["torchvision:net"], ["torchvision:net"]]
     assert all(len(one.charts[0][1].series) == 2 for one in groups)
     both, _ = behaviour_section([Saved(one) for one in results], [0, 1, 2])
     assert [row.name for row in both.observers[:-1]] == ["torchvision:net", "net"]
     assert len(both.charts[0][1].series) == 3 and both.remarks == []
+
+
+def test_rows_of_the_summary_say_which_set_they_are_of() -> None:
+    rows = summary_of(collected([measured("net", *ANSWERS, dataset=name) for name in ("edge", "sketch")])).rows
+    assert [row.cells[0].detail for row in rows] == ["edge", "sketch"]
+    people = [edge(f"subject-{index:02}", *ANSWERS[: index + 1], *["car"] * (3 - index)) for index in (1, 2, 3)]
+    (row,) = summary_of(collected([measured("net", "cat", "dog", "bear", "car").with_observers(people)])).rows
+    assert row.cells[1].value is not None and " to " in row.cells[1].interval
 
 
 def test_a_folder_has_the_raw_data_of_the_last_run_of_a_network(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import click
 import numpy as np
@@ -27,7 +28,7 @@ from replk_probe.html_report.charts import log_ticks, round_ticks
 from replk_probe.html_report.map_images import LARGEST, map_image
 from replk_probe.html_report.names import erf_names
 from replk_probe.html_report.summary import summary_of
-from replk_probe.runtime.provenance import USER_MODULE, HeadInfo, WeightsInfo
+from replk_probe.runtime.provenance import RANDOM_INIT, USER_MODULE, HeadInfo, RunInfo, WeightsInfo
 from replk_probe.sweeps.folder import SweepFolder
 from replk_probe.sweeps.result import SweepResult
 
@@ -284,18 +285,31 @@ def test_one_model_with_several_seeds_has_different_names(collection: Collection
 
 
 def test_one_model_with_several_heads_has_several_rows(collection: Collection) -> None:
-    saved = collection.kernels[0]
     heads = [HeadInfo("linear", f"file:{name}.safetensors", name * 64, 10) for name in "ab"]
-    results = []
-    for head in heads:
-        run = replace(saved.result.run, weights=replace(saved.result.run.weights, head=head))
-        results.append(replace(saved, result=replace(saved.result, run=run)))
-    rows = summary_of(Collection(kernels=tuple(results))).rows
-    assert [row.name for row in rows] == [f"{saved.result.run.model}, {head.label}" for head in heads]
+
+    def with_heads(saved: Saved[Any]) -> tuple[Saved[Any], ...]:
+        runs = (
+            replace(saved.result.run, weights=replace(saved.result.run.weights, head=head, source=RANDOM_INIT))
+            for head in heads
+        )
+        return tuple(replace(saved, result=replace(saved.result, run=run)) for run in runs)
+
+    kernels = with_heads(collection.kernels[0])
+    names = [f"{kernels[0].result.run.model}, {head.label}" for head in heads]
+    assert [row.name for row in summary_of(Collection(kernels=kernels)).rows] == names
+    biases = with_heads(next(one for one in collection.shape_bias if isinstance(one.result.run, RunInfo)))
+    names = [f"{biases[0].result.run.model}, {head.label}" for head in heads]
+    assert [row.name for row in summary_of(Collection(shape_bias=biases)).rows] == names
+    (part,) = shape_bias_section.shape_bias_sections(biases, [0, 1])
+    assert [row.name for row in part.observers[:2]] == names
+    assert [(name, hollow) for name, _, hollow in part.shown[:2]] == [(name, True) for name in names]
 
 
 def test_a_note_on_all_models_is_shown_once() -> None:
-    results = [SimpleNamespace(model=SimpleNamespace(name=name), notes=("about all", *notes)) for name, *notes in NOTES]
+    results = [
+        SimpleNamespace(run=None, model=SimpleNamespace(name=name), notes=("about all", *notes))
+        for name, *notes in NOTES
+    ]
     assert shape_bias_section.notes_of_models(results, "source") == [
         ([], "about all"),
         (["a", "b"], "about two"),

@@ -386,12 +386,12 @@ def test_the_page_of_imported_decisions_names_their_source():
 
 
 def test_others_that_were_imported_as_well_are_shown_once():
-    imported = [Decisions.from_names(name, NAMES, ANSWERS) for name in ("vgg", "subject-01", "net")]
+    imported = [Decisions.from_names(name, NAMES, ANSWERS) for name in ("vgg", "subject-01", "net", "torchvision:net")]
     figure = draw_shape_bias(result(observers=imported), others=published_observers())
     names = [text.get_text() for text in artists(figure.axes[1], "name")]
     assert names.count("vgg") == 1 and "VGG-16 (Caffe)" not in names and "AlexNet (Caffe)" in names
     assert names.count("humans") == 1 and "Humans (10)" not in names
-    assert names[:2] == ["net (this run)", "vgg"] and "net (import)" in names
+    assert names[:2] == ["torchvision:net (this run)", "vgg"] and {"net", "torchvision:net (import)"} <= {*names}
 
 
 def test_both_panels_show_the_same_numbers(field):
@@ -407,7 +407,7 @@ def test_several_models_are_compared_with_the_other_observers():
     results = [result("one", observers=imported), result("two", RANDOM, observers=imported)]
     figure = draw_comparison(results, others=published_observers())
     names = [text.get_text() for text in artists(figure.axes[1], "name")]
-    assert names[:3] == ["one", "two", "AlexNet (Caffe)"] and names.count("subject-01") == 1
+    assert names[:3] == ["torchvision:one", "torchvision:two", "AlexNet (Caffe)"] and names.count("subject-01") == 1
     text = words(figure)
     assert "Shape bias of 2 models" in text and text.count("RANDOM") == 1
     assert "6 stimuli with a cue conflict, cue-conflict" in text
