@@ -48,7 +48,7 @@ RESULT_FILES = (
     "gaussian_fit",
     "labels",
     "latex",
-    "notes",
+    "result_notes",
     "map_numbers",
     "occlusion_rows",
     "position_rule",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from replk_probe.runtime.provenance import RunInfo
 
-from .notes import notes_of
+from .result_notes import notes_of
 
 if TYPE_CHECKING:
     from .result import BehaviourResult

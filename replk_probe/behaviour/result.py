@@ -30,8 +30,8 @@ from replk_probe.shape_bias.result import GivenDecisions
 
 from .benchmark_sets import BENCHMARK_SETS, BenchmarkSet
 from .consistency import NUMBERS
-from .notes import notes_of
 from .raw_data import RAW_FOLDER, raw_path, read_raw_data, trials_csv
+from .result_notes import notes_of
 from .scores import Bootstrap, Kind, ObserverScores, OverallScores, Scores, SetScores, analyze
 from .trials import Trials
 

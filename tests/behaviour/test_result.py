@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from replk_probe.behaviour import BENCHMARK_SETS, BehaviourResult, Trials
-from replk_probe.behaviour.notes import NO_DECISIONS
+from replk_probe.behaviour.result_notes import NO_DECISIONS
 from replk_probe.errors import InvalidInputError
 
 MakeTrials = Callable[..., list[Trials]]
