@@ -7,6 +7,7 @@ from pathlib import Path
 
 from replk_probe.errors import InvalidInputError, ReplkProbeError
 from replk_probe.runtime.atomic_files import atomic_write_text
+from replk_probe.runtime.formatting import counted
 from replk_probe.shape_bias.stimuli.archive_set import fetch_set, set_dir
 from replk_probe.shape_bias.stimuli.cue_conflict import fetch_cue_conflict
 from replk_probe.shape_bias.stimuli.names import CATEGORIES
@@ -103,5 +104,5 @@ def problems_of(known: BenchmarkSet, folder: Path, show_progress: bool = True) -
     except ReplkProbeError as error:
         return str(error).rstrip(".")
     others = sum(count for size, count in found.sizes.items() if size != (SIDE, SIDE))
-    sizes = f"{others} images are not {SIDE} x {SIDE} px" if others else ""
+    sizes = f"{counted(others, 'image')} {'is' if others == 1 else 'are'} not {SIDE} x {SIDE} px" if others else ""
     return ". ".join(text for text in (found.differences, sizes) if text)

@@ -244,9 +244,11 @@ def _notes(images: SetImages) -> list[str]:
     others = {size: count for size, count in images.sizes.items() if size != (SIDE, SIDE)}
     if others:
         (height, width), count = max(others.items(), key=lambda item: item[1])
+        total = sum(others.values())
+        verbs = ["is" if number == 1 else "are" for number in (total, count)]
         notes.append(
-            f"{sum(others.values())} images of the set {images.dataset} are not {SIDE} x {SIDE} px, as the published "
-            f"ones are ({count} are {height} x {width} px)."
+            f"{counted(total, 'image')} of the set {images.dataset} {verbs[0]} not {SIDE} x {SIDE} px, as the published "
+            f"ones are ({count} {verbs[1]} {height} x {width} px)."
         )
     return notes
 

@@ -109,12 +109,12 @@ def plot_benchmark(
     result, random = _named(result, random)
     networks = networks_of(result, random)
     labels = [*(one.label for one in networks), PEOPLE]
-    left = min(max(text_points(label, SMALL_SIZE) for label in labels) + 12, 110) / 72
+    left = min(max(text_points(label, SMALL_SIZE) for label in labels) + 12, 150) / 72
     with figure_style():
         height = 0.5 + _ROW * len(labels)
         ax = prepared_axes(ax, (column_width(), height), left=left, right=0.12, top=0.06, bottom=0.42)
         _bars(ax, result, networks, number)
-        ax.set_yticks(range(len(labels)), [fitted(label, 104, SMALL_SIZE) for label in labels])
+        ax.set_yticks(range(len(labels)), [*(one.fitted_label(144) for one in networks), PEOPLE])
     return ax
 
 

@@ -18,6 +18,8 @@ RAW_FOLDER = "raw-data"  # in the folder of a result and in the repository of mo
 
 _NEEDED = ("subj", "object_response", "category", "condition", "imagename")
 
+_ADVICE = "Give the folder raw-data of model-vs-human, or one of its folders, such as raw-data/contrast."
+
 _Image: TypeAlias = tuple[str, str]  # level and id
 
 
@@ -104,12 +106,13 @@ def raw_files(folder: str | Path, sets: Sequence[str] | None = None) -> dict[str
     if not places:
         raise InvalidInputError(
             f"Cannot import {root}. It has no raw data: its name is not that of a set, and no folder in it has such a "
-            "name. Give the folder raw-data of model-vs-human, or one of its folders, such as raw-data/contrast."
+            f"name. {_ADVICE}"
         )
     found = {one: _files_of(place) for one, place in places.items()}
     there = [one for one, files in found.items() if files]
     if not there:
-        csv_files(next(iter(places.values())))  # says what is wrong with it
+        which = "It has" if name in BENCHMARK_SETS else "The folders of sets in it have"
+        raise InvalidInputError(f"Cannot import {root}. {which} no .csv file. {_ADVICE}")
     missing = [one for one in sets or () if one not in there]
     if missing:
         raise InvalidInputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,19 +28,23 @@ from .suppressions import METHODS
 if TYPE_CHECKING:
     from .result import RelianceResult
 
+_Picture: TypeAlias = tuple[str, npt.NDArray[np.uint8]]
+
 _MARGIN, _GAP, _HEAD, _LABEL = 0.08, 0.06, 0.16, 0.13  # in inches
-_LEAST_COLUMNS = 4  # so that pictures of few methods are not larger than the others
+_FEW = 4  # pictures are not larger than this many in a row are, and fewer groups are rows instead of columns
 
 
 def draw_suppressions(result: RelianceResult) -> Figure:
-    """Draw the first image under every suppression of a single method, with one column per method.
+    """Draw the first image without a suppression and under every one of a single method.
 
     Args:
         result: Result to draw.
 
     Returns:
-        A figure as wide as a page. The number above a picture is the strength; the last column has the original image
-        and the methods without a strength.
+        A figure as wide as a page, or less for fewer than four pictures in a row. The number above a picture is the
+        strength. With at least three methods that have strengths, there is one column for each, after a first column
+        with the original image and the methods without a strength; otherwise, one row for each, which begins with the
+        original image.
 
     Raises:
         InvalidInputError: ``result`` is not a :class:`~replk_probe.RelianceResult`.
@@ -52,30 +56,38 @@ def draw_suppressions(result: RelianceResult) -> Figure:
         >>> draw_suppressions(result).savefig("suppressions.png")
     """
     check_drawable(result, "RelianceResult")
-    columns = _columns(result)
-    width = page_width()
-    count = max(len(columns), _LEAST_COLUMNS)
-    wide = (width - 2 * _MARGIN - (count - 1) * _GAP) / count
+    groups = _groups(result)
+    in_columns = len(groups) >= _FEW
+    longest = max(len(pictures) for _, pictures in groups)
+    count = len(groups) if in_columns else longest
+    wide = (page_width() - 2 * _MARGIN - (max(count, _FEW) - 1) * _GAP) / max(count, _FEW)
+    width = 2 * _MARGIN + count * (wide + _GAP) - _GAP
     rows, across = result.pictures.shape[1:3]
     tall = wide * rows / across
-    deep = max(len(pictures) for pictures in columns.values())
+    step = _LABEL + tall + _GAP
+    inside = _HEAD + longest * step if in_columns else len(groups) * (_HEAD + step)
     caption = fitted_lines(_caption(result), (width - 2 * _MARGIN) * 72, SMALL_SIZE)
-    height = 2 * _MARGIN + _HEAD + deep * (_LABEL + tall + _GAP) + len(caption) * SMALL_SIZE * LINE / 72
+    height = 2 * _MARGIN + inside + len(caption) * SMALL_SIZE * LINE / 72
     with figure_style():
         figure = new_figure(width, height)
-        for column, (title, pictures) in enumerate(columns.items()):
-            left = _MARGIN + column * (wide + _GAP)
-            head = Line(title, LABEL_SIZE, INK, "bold")
-            figure.text(left / width, 1 - _MARGIN / height, head.fitted(wide * 72), va="top", **head.style)
-            for row, (label, picture) in enumerate(pictures):
-                upper = _MARGIN + _HEAD + row * (_LABEL + tall + _GAP)
-                line = Line(label)
-                figure.text(left / width, 1 - upper / height, line.fitted(wide * 72), va="top", **line.style)
+
+        def write(line: Line, left: float, upper: float, points: float) -> None:
+            figure.text(left / width, 1 - upper / height, line.fitted(points), va="top", **line.style)
+
+        for index, (title, pictures) in enumerate(groups):
+            left = _MARGIN + index * (wide + _GAP) * in_columns
+            upper = _MARGIN + index * (_HEAD + step) * (not in_columns)
+            room = wide if in_columns else width - 2 * _MARGIN
+            write(Line(title, LABEL_SIZE, INK, "bold"), left, upper, room * 72)
+            upper += _HEAD
+            for label, picture in pictures:
+                write(Line(label), left, upper, wide * 72)
                 place = (left / width, 1 - (upper + _LABEL + tall) / height, wide / width, tall / height)
                 ax = figure.add_axes(place)
                 ax.imshow(picture, interpolation="nearest", aspect="auto", gid="picture")
                 ax.set(xticks=[], yticks=[])
                 ax.spines[:].set_visible(False)
+                left, upper = (left, upper + step) if in_columns else (left + wide + _GAP, upper)
         for index, text in enumerate(reversed(caption)):
             y = (_MARGIN + index * SMALL_SIZE * LINE / 72) / height
             figure.text(_MARGIN / width, y, text, va="bottom", **Line(text).style)
@@ -87,17 +99,21 @@ def save_figures(result: RelianceResult, directory: str | Path) -> tuple[Path, .
     return save_figure(draw_suppressions(result), Path(directory), "suppressions", result.pictures.shape[2])
 
 
-def _columns(result: RelianceResult) -> dict[str, list[tuple[str, npt.NDArray[np.uint8]]]]:
-    """The pictures of each column with their labels, by its title."""
-    last: list[tuple[str, npt.NDArray[np.uint8]]] = [("original", result.pictures[0])]
-    columns: dict[str, list[tuple[str, npt.NDArray[np.uint8]]]] = {}
+def _groups(result: RelianceResult) -> list[tuple[str, list[_Picture]]]:
+    """The labeled pictures of each column or row with its title; see :func:`draw_suppressions`."""
+    original: _Picture = ("original", result.pictures[0])
+    color: list[_Picture] = []
+    methods: dict[str, list[_Picture]] = {}
     for one, picture in zip(result.single, result.pictures[1:], strict=True):
+        title = METHODS[one.method].title
         if one.strength is None:
-            last.append((METHODS[one.method].title.lower(), picture))
+            color.append((title.lower(), picture))
         else:
-            columns.setdefault(METHODS[one.method].title, []).append((f"{one.strength:g}", picture))
-    title = "Color" if len(last) > 1 else "Original"
-    return columns | {title: last}
+            methods.setdefault(title, []).append((f"{one.strength:g}", picture))
+    if 1 + len(methods) >= _FEW:
+        return [("Original and color" if color else "Image", [original, *color]), *methods.items()]
+    rows = {"Color": color} | methods if color else methods
+    return [(title, [original, *pictures]) for title, pictures in rows.items()]
 
 
 def _caption(result: RelianceResult) -> str:

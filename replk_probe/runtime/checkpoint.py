@@ -442,6 +442,8 @@ def _argument(name: str, value: Any) -> str:
     """An option with a value that can be typed, or its name only if the value is not typed or is too long."""
     if value is True:
         return name
+    if name == "layer":  # without what was found there
+        value = str(value).removesuffix(" (input)")
     text = _brief(value)
     if isinstance(value, dict) or text.endswith(_MORE) or text.startswith("folder:"):
         return f"the same {name}"

@@ -79,8 +79,8 @@ class Decisions:
             if unknown:
                 raise InvalidInputError(
                     f"Observer {self.observer!r} has the category {unknown[0]!r}. It is not one of the "
-                    f"{len(known)} categories ({', '.join(self.categories)}). Correct it, or define "
-                    "the categories with a mapping."
+                    f"{len(known)} categories ({', '.join(self.categories)}). Correct it, or give categories that "
+                    "contain it; those of a model follow from its mapping."
                 )
         shape, names, texture, response = zip(*sorted(zip(*columns, strict=True)), strict=True)
         for field, column in (("shape", shape), ("names", names), ("texture", texture), ("response", response)):

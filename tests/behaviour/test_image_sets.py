@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from replk_probe.behaviour import open_sets
 from replk_probe.behaviour.image_sets import read_set
@@ -80,6 +81,11 @@ def test_images_of_another_size_are_noted(write_set: Write) -> None:
     images = open_sets(data=write_set("silhouette", side=64))
     assert images.size == (64, 64)
     assert "160 images of the set silhouette are not 224 x 224 px" in images.notes[-1]
+    folder = write_set("edge", side=224)
+    small = next(folder.rglob("*.png"))
+    Image.new("RGB", (64, 48)).save(small)
+    (note,) = (note for note in open_sets(data=folder).notes if "px" in note)
+    assert note.startswith("1 image of the set edge is not 224 x 224 px") and note.endswith("(1 is 48 x 64 px).")
 
 
 def test_sets_that_are_not_there(write_set: Write, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from replk_probe.behaviour import (
 )
 from replk_probe.behaviour.plot import save_figures
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.provenance import RANDOM_INIT, RunInfo, WeightsInfo
 
 OBSERVERS = ["first", "$second$ \u4e2d", "subject-01", "subject-02", "subject-03"]
 NUMBERS = ("accuracy", "accuracy_difference", "observed_consistency", "error_consistency")
@@ -82,6 +83,40 @@ def test_the_matrix_is_that_of_the_pairs(result: BehaviourResult) -> None:
     assert overall is not None and overall.shape == (2, 2)  # of the networks
     assert overall[0, 1] == pytest.approx(np.mean([one.error_consistency[0, 1] for one in result.sets]))
     assert (np.diagonal(result.sets[0].error_consistency) == 1).all()  # the result is unchanged
+
+
+def test_observers_without_pairs_are_not_in_the_matrix(random_trials: Callable[..., list[Trials]]) -> None:
+    """The published accuracies of people are compared with each other, and with no network."""
+    alone = BehaviourResult.from_trials(random_trials(["a"], "edge"))
+    labels = [label.get_text() for label in plot_consistency(alone, "edge").get_yticklabels()]
+    assert labels == [f"subject-{number:02}" for number in range(1, 11)]
+
+
+def test_people_have_a_bar_as_wide_as_their_mean(random_trials: Callable[..., list[Trials]]) -> None:
+    for names in (("edge",), ("edge", "sketch", "stylized")):
+        trials = [one for name in names for one in random_trials(OBSERVERS, name)]
+        ax = draw_sets(BehaviourResult.from_trials(trials)).axes[0]
+        bars = [patch for patch in ax.patches if patch.get_gid() == "people"]
+        means = [line for line in ax.lines if line.get_gid() == "mean of people"]
+        assert len(bars) == len(means) == len(names)
+        for bar, line in zip(bars, means, strict=True):
+            assert np.ptp(line.get_xdata()) == pytest.approx(bar.get_width())
+            assert bar.get_y() <= line.get_ydata()[0] <= bar.get_y() + bar.get_height()
+
+
+def test_models_have_the_name_that_was_given(random_trials: Callable[..., list[Trials]]) -> None:
+    trials = random_trials(["net", "subject-01"], "edge")
+    run = RunInfo(
+        model="torchvision:net", weights=WeightsInfo(RANDOM_INIT, seed=0), image_source="edge", image_ids=(),
+        input_size=(8, 8), mean=(0.5,) * 3, std=(0.5,) * 3, seed=0, device="cpu", precision="fp32", backend="aten",
+        seconds=1.0,
+    )  # fmt: skip
+    measured = BehaviourResult.from_trials(trials[1:], measured=trials[:1], run=run)
+    assert measured.model == "net"
+    for random in (["net"], ["torchvision:net"]):
+        labels = [label.get_text() for label in plot_benchmark(measured, random=random).get_yticklabels()]
+        assert labels == ["torchvision:net (RANDOM WEIGHTS)", "people"]
+    assert plot_consistency(measured, "edge").get_yticklabels()[0].get_text() == "torchvision:net"
 
 
 def test_figures_of_all_sets(result: BehaviourResult) -> None:

@@ -194,6 +194,11 @@ def test_only_imported(replk_probe: Run, people: Path, tmp_path: Path) -> None:
         (("--sets", "edges", "--import", "raw-data"), "Unknown set 'edges'"),
         (("--import", "nothing"), "does not exist"),
         (
+            ("--import", "empty"),
+            "The folders of sets in it have no .csv file. Give the folder raw-data of model-vs-human, or one of its "
+            "folders, such as raw-data/contrast.",
+        ),
+        (
             ("--import", "raw-data", "--sets", "edge,contrast"),
             "no raw data for the set contrast, but for edge, rotation",
         ),
@@ -205,5 +210,6 @@ def test_mistakes_are_explained(
     replk_probe: Run, people: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...], message: str
 ) -> None:
     monkeypatch.chdir(people.parent)
+    Path("empty/edge").mkdir(parents=True)
     found = replk_probe("behaviour", *arguments)
     assert found.exit_code == 1 and message in found.stderr and found.stderr.count("\n") == 1

@@ -314,6 +314,7 @@ def test_a_size_in_advice_can_be_typed(tmp_path: Path) -> None:
         ("suppressions", [f"patch-shuffle:{count}" for count in range(2, 9)], "the same suppressions"),
         ("data", "folder:photos", "the same data"),
         ("rule", {"name": "own"}, "the same rule"),
+        ("layer", "stages.3 (input)", "layer 'stages.3'"),
     ],
 )
 def test_a_value_in_advice_can_be_typed(name: str, value: object, advice: str) -> None:

@@ -105,7 +105,7 @@ def test_human_names_are_stimuli_too(tmp_path: Path) -> None:
 
 def test_own_categories(tmp_path: Path) -> None:
     root = make(tmp_path, "disc/disc1-dots1.png", "dots/dots1-disc1.png")
-    with pytest.raises(InvalidInputError, match=r"'disc' is not one of the 16 categories.*with a mapping"):
+    with pytest.raises(InvalidInputError, match=r"'disc' is not one of the 16 categories.*or give mapping, with"):
         open_stimuli(root)
     stimuli = open_stimuli(root, categories=["disc", "dots"])
     assert (stimuli.categories, len(stimuli)) == (("disc", "dots"), 2)

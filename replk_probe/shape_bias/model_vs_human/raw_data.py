@@ -98,7 +98,8 @@ def read_decisions(path: str | Path, categories: Sequence[str] = CATEGORIES) -> 
         except StimulusNameError as error:
             raise InvalidInputError(
                 f"Cannot read {path}, line {line}: image {cells['imagename']!r}. {error.reason} The file was truncated "
-                "or edited, or has other categories: download it again, or define them with a mapping."
+                "or edited, or has other categories. Download it again, or give mapping, with the class indices of "
+                "each category."
             ) from error
         if stimulus.shape != cells["category"]:
             raise InvalidInputError(

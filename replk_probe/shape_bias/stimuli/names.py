@@ -108,7 +108,7 @@ def parse_stimulus_name(name: str, categories: Sequence[str] = CATEGORIES) -> St
             raise StimulusNameError(
                 name,
                 f"Its {cue} {category!r} is not one of the {len(categories)} categories ({', '.join(categories)}).",
-                "Remove it from the folder, or define the categories with a mapping.",
+                "Remove it from the folder, or give mapping, with the class indices of each category.",
             )
     return Stimulus(name, shape, texture)
 
