@@ -247,8 +247,8 @@ def _notes(images: SetImages) -> list[str]:
         total = sum(others.values())
         verbs = ["is" if number == 1 else "are" for number in (total, count)]
         notes.append(
-            f"{counted(total, 'image')} of the set {images.dataset} {verbs[0]} not {SIDE} x {SIDE} px, as the published "
-            f"ones are ({count} {verbs[1]} {height} x {width} px)."
+            f"{counted(total, 'image')} of the set {images.dataset} {verbs[0]} not {SIDE} x {SIDE} px, as the "
+            f"published ones are ({count} {verbs[1]} {height} x {width} px)."
         )
     return notes
 

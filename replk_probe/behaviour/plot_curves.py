@@ -148,8 +148,10 @@ def sets_panel(ax: Axes, sets: Sequence[SetScores], networks: Sequence[Network])
         if people:
             height = max(people) - min(people)
             ax.bar(place, height, 2 * half, min(people), color=RANGE, zorder=1, gid="people")
-            mean, style = [float(np.mean(people))] * 2, {"color": INK, "linewidth": 1.0, "solid_capstyle": "butt"}
-            ax.plot([place - half, place + half], mean, zorder=2, gid="mean of people", **style)
+            ax.plot(
+                [place - half, place + half], [float(np.mean(people))] * 2, color=INK, linewidth=1.0,
+                solid_capstyle="butt", zorder=2, gid="mean of people",
+            )  # fmt: skip
         spread = np.linspace(-half, half, len(networks)) if len(networks) > 1 else [0.0]
         for network, offset in zip(networks, spread, strict=False):
             one = scores.observer(network.name)

@@ -15,7 +15,7 @@ from replk_probe.reliance import draw_suppressions
         ("patch-shuffle", 1, 5, ["original", "2", "4", "8", "16"]),
         ("grayscale", 1, 2, ["original", "grayscale"]),
         ("patch-shuffle:4,gaussian-blur:2", 2, 2, ["original", "4", "original", "2"]),
-        ("patch-shuffle:4,gaussian-blur:2,bilateral:50", 1, 4, ["original", "4", "50", "2"]),
+        ("patch-shuffle:4,gaussian-blur:2,bilateral:50", 1, 4, ["original", "4", "2", "50"]),
     ],
 )
 def test_the_original_is_first_and_the_page_is_full(

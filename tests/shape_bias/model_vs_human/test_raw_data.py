@@ -140,7 +140,7 @@ def test_the_folder_above_those_of_models_points_to_them(tmp_path: Path) -> None
 def test_a_file_cut_inside_a_name_is_not_to_be_renamed(tmp_path: Path) -> None:
     path = tmp_path / "cut.csv"
     path.write_bytes(WRITTEN[: WRITTEN.rindex(b"cat1")])
-    with pytest.raises(InvalidInputError, match=r"line 5: image 'bear1-'.*truncated.*download it again") as caught:
+    with pytest.raises(InvalidInputError, match=r"line 5: image 'bear1-'.*truncated.*Download it again") as caught:
         read_decisions(path)
     assert "Rename it" not in str(caught.value)
 

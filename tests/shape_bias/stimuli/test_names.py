@@ -51,9 +51,8 @@ def test_a_name_that_does_not_parse(name: str) -> None:
     ],
 )
 def test_a_category_that_is_not_among_the_sixteen(name: str, cue: str, category: str) -> None:
-    with pytest.raises(
-        InvalidInputError, match=rf"{cue} '{category}' is not one of the 16 categories.*or give mapping, with"
-    ):
+    says = rf"{cue} '{category}' is not one of the 16 categories.*or give mapping, with"
+    with pytest.raises(InvalidInputError, match=says):
         parse_stimulus_name(name)
 
 
