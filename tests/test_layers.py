@@ -232,7 +232,7 @@ RULES = (
     Rule(
         ("comparison/*",),
         (*LIGHT, "results", "collection", "plot_style", "{package}.*", *(f"*.{name}" for name in RESULT_FILES)),
-        ("matplotlib", "seaborn"),
+        ("matplotlib", "numpy", "seaborn"),
         torch_free=True,
     ),
     Rule(

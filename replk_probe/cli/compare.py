@@ -23,10 +23,10 @@ _DEFAULT_OUTPUT = Path("replk-probe-out") / "compare"
 def command(first: Path, second: Path, output: Path | None) -> None:
     """Compare two results, or the results in two folders.
 
-    A and B are folders of results of erf, shape-bias, kernels or bench. Prints the differences A - B with 95 %
-    intervals, and which of them are significant. If a folder has several results of an analyzer, those of the same
-    model are compared. Measurements whose numbers do not have the same meaning (input size, convention, stimuli) are
-    not compared.
+    A and B are folders of results of erf, shape-bias, behaviour, reliance, kernels or bench. Prints the differences
+    A - B with 95 % intervals, and which of them are significant. If a folder has several results of an analyzer, those
+    of the same model are compared. Measurements whose numbers do not have the same meaning (input size, convention,
+    stimuli) are not compared.
 
     Writes differences.csv, differences.png and differences.pdf, in a subfolder for each comparison if there are
     several.

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
+from replk_probe.behaviour.benchmark_sets import BENCHMARK_SETS
+from replk_probe.behaviour.consistency import by_condition, resample_images
+from replk_probe.behaviour.result import BehaviourResult
 from replk_probe.bench.result import SpeedResult
 from replk_probe.erf.labels import distinct_labels, size_label
 from replk_probe.erf.map_numbers import ALL_LABELS
 from replk_probe.erf.result import ErfResult
 from replk_probe.errors import InvalidInputError
 from replk_probe.kernels.result import KernelResult, distinct_names
+from replk_probe.reliance.result import RelianceResult
+from replk_probe.reliance.statistics import interval, mean_by_method, ratios, resampled_correct
 from replk_probe.results import Result, Row, csv_text, interval_cells
 from replk_probe.runtime.formatting import dimensions, percent
 from replk_probe.runtime.provenance import RunInfo
 from replk_probe.shape_bias.observers import Observer, compare_pairs
 from replk_probe.shape_bias.result import ShapeBiasResult
-from replk_probe.shape_bias.statistics import wilson_interval
+from replk_probe.shape_bias.statistics import SEED, wilson_interval
 
 Interval: TypeAlias = tuple[float, float]
 
@@ -65,7 +73,7 @@ class Comparison:
     """The differences between two results.
 
     Attributes:
-        analyzer: ``"erf"``, ``"shape-bias"``, ``"kernels"`` or ``"bench"``.
+        analyzer: ``"erf"``, ``"shape-bias"``, ``"behaviour"``, ``"reliance"``, ``"kernels"`` or ``"bench"``.
         first: Name of the first result.
         second: Name of the second result.
         differences: One entry for each number that both have.
@@ -100,7 +108,8 @@ def compare_results(first: Result, second: Result) -> Comparison:
 
     Area ratios and other numbers of maps are compared with intervals whose half-widths are the root of the sum of the
     squares of both half-widths. Shape biases are compared stimulus by stimulus
-    (:func:`~replk_probe.shape_bias.statistics.paired_comparison`). Kernels and times have no intervals: the first have
+    (:func:`~replk_probe.shape_bias.statistics.paired_comparison`). Accuracies of behaviour and reliance have a
+    bootstrap over images, with the same samples for both results. Kernels and times have no intervals: the first have
     no sampling error, and benchmarks are not repeated on several machines.
 
     Args:
@@ -132,6 +141,10 @@ def compare_results(first: Result, second: Result) -> Comparison:
         found = _compare_erf(first, second)
     elif isinstance(first, ShapeBiasResult) and isinstance(second, ShapeBiasResult):
         found = _compare_shape_bias(first, second)
+    elif isinstance(first, BehaviourResult) and isinstance(second, BehaviourResult):
+        found = _compare_behaviour(first, second)
+    elif isinstance(first, RelianceResult) and isinstance(second, RelianceResult):
+        found = _compare_reliance(first, second)
     elif isinstance(first, KernelResult) and isinstance(second, KernelResult):
         found = _compare_kernels(first, second)
     elif isinstance(first, SpeedResult) and isinstance(second, SpeedResult):
@@ -232,9 +245,7 @@ def _compare_shape_bias(first: ShapeBiasResult, second: ShapeBiasResult) -> Comp
         )
     aspects = {"categories": tuple(", ".join(one.model.counts.categories) for one in (first, second) if one.model)}
     _refuse("shape biases", first.model.name, second.model.name, aspects)
-    names = [first.model.name, second.model.name]
-    if names[0] == names[1]:
-        names = [f"{name} #{number}" for number, name in enumerate(names, 1)]
+    names = _numbered(first.model.name, second.model.name)
     decisions = [one.renamed(name) for one, name in zip((first.decisions, second.decisions), names, strict=True)]
     pairs = [pair for _, _, pair in compare_pairs(decisions)]
     if not pairs:
@@ -288,6 +299,114 @@ def _share_difference(group: str, name: str, one: tuple[int, int], other: tuple[
         low = difference - math.hypot(value - ends[0], other_ends[1] - other_value)
         high = difference + math.hypot(ends[1] - value, other_value - other_ends[0])
         yield Difference(group, name, "%", value, other_value, difference, (low, high))
+
+
+def _compare_behaviour(first: BehaviourResult, second: BehaviourResult) -> Comparison:
+    if not isinstance(first.run, RunInfo) or not isinstance(second.run, RunInfo):
+        raise InvalidInputError(
+            "Cannot compare results of behaviour. One of them has imported decisions only. Give results of measured "
+            "models."
+        )
+    names = _numbered(first.run.model, second.run.model)
+    others = {one.dataset: one for one in second.trials}
+    same = {one.dataset: (one, others[one.dataset]) for one in first.trials if one.dataset in others}
+    same = {name: pair for name, pair in same.items() if np.array_equal(pair[0].keys, pair[1].keys)}
+    if not same:
+        raise InvalidInputError(
+            f"Cannot compare the behaviour of {names[0]} and {names[1]}. They have no set with the same images in "
+            "common. Measure both on the same sets."
+        )
+    rows, drawn = [], []
+    for index, (name, (one, other)) in enumerate(same.items()):
+        levels = BENCHMARK_SETS[name].conditions
+        conditions = [
+            condition
+            for condition in by_condition([replace(one, observer="first"), replace(other, observer="second")])
+            if condition.level in levels
+        ]
+        if len(conditions) == len(levels):
+            accuracies = resample_images(conditions, [], seed=(SEED, index))["accuracy"]
+            drawn.append(accuracies[:, 0] - accuracies[:, 1])
+            shares = [result.scores(dataset=name).accuracy for result in (first, second)]
+            rows.append(_sampled(name, "accuracy", shares, drawn[-1]))
+        consistencies = [
+            (found.scores.error_consistency, found.intervals["error_consistency"].images)
+            for result in (first, second)
+            for found in (each.observer(str(result.model)) for each in result.sets if each.name == name)
+            if found is not None
+        ]
+        (value, ends), (other_value, other_ends) = consistencies
+        if not math.isnan(value - other_value):
+            around = _around(value - other_value, _half(value, ends), _half(other_value, other_ends))
+            rows.append(Difference(name, "error consistency", "", value, other_value, value - other_value, around))
+    if len(drawn) > 1:
+        means = [
+            math.fsum(row.first if side == 0 else row.second for row in rows if row.name == "accuracy") / len(drawn)
+            for side in (0, 1)
+        ]
+        rows.insert(0, _sampled("all", "accuracy", means, np.mean(drawn, axis=0)))
+    skipped = sorted({one.dataset for one in (*first.trials, *second.trials)} - {*same})
+    notes = [f"Left out, since not both have all of their images: {', '.join(skipped)}."] if skipped else []
+    return Comparison(
+        "behaviour",
+        *names,
+        tuple(rows),
+        "Intervals: bootstrap over images, with the same samples for both, for accuracies; intervals over images of "
+        "both results in quadrature for error consistencies.",
+        (*notes, *_other_conditions(first.run, second.run, {})),
+    )
+
+
+def _compare_reliance(first: RelianceResult, second: RelianceResult) -> Comparison:
+    names = _numbered(first.run.model, second.run.model)
+    _refuse("reliance", *names, {"label space": (first.label_space, second.label_space)})
+    if first.run.image_ids != second.run.image_ids or first.run.image_source != second.run.image_source:
+        raise InvalidInputError(
+            f"Cannot compare the reliance of {names[0]} and {names[1]}. They were measured on different images, so "
+            "that their decisions cannot be paired. Measure both on the same images."
+        )
+    places = {one.suppression: index for index, one in enumerate(second.suppressions)}
+    common = [(index, one) for index, one in enumerate(first.suppressions) if one.suppression in places]
+    chosen = [[0, *(1 + index for index, _ in common)], [0, *(1 + places[one.suppression] for _, one in common)]]
+    correct = np.concatenate(
+        [(one.decisions == one.targets)[rows] for one, rows in zip((first, second), chosen, strict=True)]
+    )
+    counts, drawn = correct.sum(axis=1).astype(np.float64), resampled_correct(correct)
+    size, half = correct.shape[1], len(common) + 1
+    accuracies = counts[0] / size, counts[half] / size
+    rows = [_sampled("all", "accuracy", accuracies, (drawn[:, 0] - drawn[:, half]) / size)]
+    relative = ratios(counts[:half]), ratios(counts[half:])
+    drawn_relative = ratios(drawn[:, :half]), ratios(drawn[:, half:])
+    methods = [one.method for _, one in common]
+    for cue in first.profile:
+        members = [index for index, (_, one) in enumerate(common) if one.cues == cue.cues]
+        if len(members) == sum(one.cues == cue.cues for one in (*first.suppressions, *second.suppressions)) / 2:
+            means = [float(mean_by_method(values, methods, members)) for values in relative]
+            one, two = (mean_by_method(values, methods, members) for values in drawn_relative)
+            rows.append(_sampled("relative accuracy without a cue", cue.cues.replace("+", " + "), means, one - two))
+    for index, (_, suppressed) in enumerate(common):
+        values = (float(relative[0][index]), float(relative[1][index]))
+        samples = drawn_relative[0][:, index] - drawn_relative[1][:, index]
+        rows.append(_sampled("relative accuracy", suppressed.suppression, values, samples))
+    sizes = size_label(first.run.input_size), size_label(second.run.input_size)
+    return Comparison(
+        "reliance",
+        *names,
+        tuple(row for row in rows if not math.isnan(row.difference)),
+        "Intervals: bootstrap over images, with the same samples for both.",
+        tuple(_other_conditions(first.run, second.run, {"input size": sizes})),
+    )
+
+
+def _numbered(first: str, second: str) -> tuple[str, str]:
+    """The names of two models, with numbers if they are the same."""
+    return (f"{first} #1", f"{second} #2") if first == second else (first, second)
+
+
+def _sampled(group: str, name: str, values: Sequence[float], samples: npt.NDArray[np.float64]) -> Difference:
+    """The difference of two shares with the percentile interval of its samples."""
+    first, second = values
+    return Difference(group, name, "%", first, second, first - second, interval(samples))
 
 
 def _compare_kernels(first: KernelResult, second: KernelResult) -> Comparison:

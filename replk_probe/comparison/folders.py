@@ -13,7 +13,14 @@ from replk_probe.results import Result
 
 from .differences import Comparison, compare_results
 
-ANALYZERS = {"erf": "erf", "shape_bias": "shape-bias", "kernels": "kernels", "bench": "bench"}
+ANALYZERS = {
+    "erf": "erf",
+    "shape_bias": "shape-bias",
+    "behaviour": "behaviour",
+    "reliance": "reliance",
+    "kernels": "kernels",
+    "bench": "bench",
+}
 
 
 def compare_folders(first: str | Path, second: str | Path) -> tuple[Comparison, ...]:

@@ -10,7 +10,14 @@ from replk_probe.runtime.formatting import counted
 from .text import PLAIN, Layout, table, wrapped
 
 _HEAD = ("difference", "first", "second", "first - second", "95 % interval", "significant")
-_ANALYZERS = {"erf": "ERF", "shape-bias": "Shape bias", "kernels": "Kernels", "bench": "Benchmark"}
+_ANALYZERS = {
+    "erf": "ERF",
+    "shape-bias": "Shape bias",
+    "behaviour": "Behaviour",
+    "reliance": "Reliance",
+    "kernels": "Kernels",
+    "bench": "Benchmark",
+}
 
 
 def differences_table(comparison: Comparison, layout: Layout = PLAIN) -> str:

@@ -192,6 +192,12 @@ def _shape_bias_digests(options: Mapping[str, Any], config: ShapeBiasConfig) -> 
     # The published set is verified when it is opened.
     if stimuli not in (CUE_CONFLICT, SYNTHETIC):
         opened = _stimuli_in(stimuli, _categories(config))
+        if opened.cues:
+            raise InvalidInputError(
+                f"A sweep cannot measure {opened.source.removeprefix('set:')}. Each of its images has one cue, so that "
+                "there are scores instead of the decisions that a sweep collects. Choose stimuli whose cues conflict, "
+                "or run 'replk-probe shape-bias'."
+            )
         found["stimuli"] = [opened.source, opened.digest]
     if observers is not None:
         folder = Path(observers)

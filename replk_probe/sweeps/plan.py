@@ -22,6 +22,7 @@ from replk_probe.runtime.checks import check_bool, check_integer
 from replk_probe.runtime.devices import resolve_device
 from replk_probe.runtime.paths import usable_path
 from replk_probe.runtime.provenance import software_versions
+from replk_probe.shape_bias.stimuli.set_description import shipped_sets
 from replk_probe.shape_bias.stimuli.stimulus_set import CUE_CONFLICT, SYNTHETIC
 
 from .analyzers import ANALYZERS, Analyzer, digest_of_file, forget_files, network_of
@@ -200,6 +201,9 @@ def _absolute(document: Document, option: str, value: Any) -> Any:
     """An option that is a path relative to the file's folder as an absolute path; other values unchanged."""
     if option not in _PATHS or not isinstance(value, str) or value in (CUE_CONFLICT, SYNTHETIC):
         return value
+    name, separator, place = value.partition("=")
+    if option == "stimuli" and separator and name in shipped_sets():
+        return f"{name}={document.folder / usable_path(place, option)}"
     path = document.folder / usable_path(value, option)
     return str(path) if option not in ("weights", "against") or path.is_file() else value
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from replk_probe.behaviour.result import BehaviourResult
+from replk_probe.behaviour.trials import Trials
 from replk_probe.bench.result import Layer, Machine, SpeedCase, SpeedResult, Timing
 from replk_probe.comparison import compare_folders, compare_results, draw_differences
 from replk_probe.erf.convergence import Convergence, RatioCurve
@@ -18,6 +20,8 @@ from replk_probe.erf.result import ErfResult, RatioRow
 from replk_probe.errors import InvalidInputError
 from replk_probe.kernels.kernel import Kernel
 from replk_probe.kernels.result import KernelResult, KernelRun
+from replk_probe.reliance.result import RelianceResult
+from replk_probe.reliance.suppressions import parse_suppressions
 from replk_probe.report.differences_table import differences_table
 from replk_probe.results import Result as AnyResult
 from replk_probe.runtime.provenance import RANDOM_INIT, RunInfo, WeightsInfo
@@ -53,6 +57,30 @@ def make_shape_bias(model: str, answers: str) -> ShapeBiasResult:
     words = {"b": "bear", "c": "cat", "d": "dog", "o": "oven"}
     decisions = Decisions.from_names(model, NAMES, [words[one] for one in answers])
     return ShapeBiasResult.from_decisions(decisions, run=make_run(model))
+
+
+def make_reliance(model: str, seed: int, **changes: object) -> RelianceResult:
+    """Decisions of which more are right without a suppression, on 40 images of four classes."""
+    random, targets = np.random.default_rng(seed), np.arange(40, dtype=np.int32) % 4
+    decisions = np.where(random.random((4, 40)) < [[0.9], [0.6], [0.4], [0.5]], targets, (targets + 1) % 4)
+    fields: dict[str, object] = {
+        "pictures": np.zeros((4, 16, 16, 3), np.uint8), "label_space": "own", "classes": tuple("abcd"),
+        "run": make_run(model, image_ids=tuple(map(str, range(40)))),
+    }  # fmt: skip
+    names = ("patch-shuffle:4", "patch-shuffle:8", "grayscale")
+    return RelianceResult.from_decisions(
+        decisions.astype(np.int32), targets, parse_suppressions(names), **(fields | changes)
+    )
+
+
+def make_behaviour(model: str, seed: int, sets: tuple[str, ...] = ("edge",)) -> BehaviourResult:
+    random, names = np.random.default_rng(seed), [f"{one}{n}.png" for one in ("cat", "dog") for n in range(10)]
+    answers = ["cat"] * 10 + ["dog"] * 10
+    measured = [
+        Trials.from_names(model, name, names, [("cat", "dog")[k] for k in random.integers(2, size=20)], answers)
+        for name in sets
+    ]
+    return BehaviourResult.from_trials([], measured=measured, run=make_run(model))
 
 
 def make_kernels(model: str, seed: int, aggregate: str = "sum") -> KernelResult:
@@ -189,6 +217,45 @@ def test_the_table_and_the_figure_show_every_difference(first: AnyResult, second
     assert [row["significant"] for row in rows] == [
         {True: "true", False: "false", None: ""}[one.is_significant] for one in found.differences
     ]
+
+
+def test_reliance_is_compared_image_by_image() -> None:
+    first, second = make_reliance("a", 0), make_reliance("b", 1)
+    found = {(one.group, one.name): one for one in compare_results(first, second).differences}
+    assert len(found) == 1 + 2 + 3
+    accuracy = found["all", "accuracy"]
+    assert accuracy.difference == first.accuracy - second.accuracy
+    # The percentiles of sums of independent samples of the paired differences: those of the bootstrap by hand.
+    paired = (first.decisions[0] == first.targets) * 1.0 - (second.decisions[0] == second.targets)
+    deviation = paired.std() / math.sqrt(len(paired))
+    assert accuracy.ci95 is not None
+    assert accuracy.ci95[1] - accuracy.ci95[0] == pytest.approx(2 * 1.96 * deviation, rel=0.1)
+    for cue in first.profile:
+        other = next(one for one in second.profile if one.cues == cue.cues)
+        assert cue.relative_accuracy is not None and other.relative_accuracy is not None
+        difference = found["relative accuracy without a cue", cue.cues].difference
+        assert difference == pytest.approx(cue.relative_accuracy - other.relative_accuracy, abs=1e-15)
+    # The same decisions of both have no difference in any sample.
+    assert all(one.ci95 == (0, 0) for one in compare_results(first, first).differences)
+    with pytest.raises(InvalidInputError, match="measured on different images"):
+        compare_results(first, make_reliance("b", 1, run=make_run("b")))
+
+
+def test_behaviour_is_compared_image_by_image() -> None:
+    first, second = make_behaviour("a", 0, ("edge", "sketch")), make_behaviour("b", 1, ("edge", "sketch"))
+    found = compare_results(first, second)
+    rows = {(one.group, one.name): one for one in found.differences}
+    assert [*rows] == [(group, "accuracy") for group in ("all", "edge", "sketch")]
+    assert rows["all", "accuracy"].difference == pytest.approx(first.scores().accuracy - second.scores().accuracy)
+    edge = rows["edge", "accuracy"]
+    paired = first.trials[0].correct * 1.0 - second.trials[0].correct
+    assert edge.difference == pytest.approx(paired.mean()) and edge.ci95 is not None
+    assert edge.ci95[1] - edge.ci95[0] == pytest.approx(2 * 1.96 * paired.std() / math.sqrt(20), rel=0.15)
+    assert all(one.ci95 == (0, 0) for one in compare_results(first, first).differences)
+    part = compare_results(first, make_behaviour("b", 1))
+    assert "Left out, since not both have all of their images: sketch." in part.notes
+    with pytest.raises(InvalidInputError, match="no set with the same images in common"):
+        compare_results(make_behaviour("a", 0, ("sketch",)), second=make_behaviour("b", 0))
 
 
 def test_equal_results_are_not_different() -> None:
