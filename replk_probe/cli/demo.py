@@ -1,4 +1,4 @@
-"""`replk-probe demo`: all three analyzers on some embedded models, and the HTML page of their results."""
+"""`replk-probe demo`: four analyzers on some embedded models, and the HTML page of their results."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from ._output import note
 
 # The shapes in the training images of the last two always belonged to the label, or in half of the images.
 _MODELS = ("replknet_micro_k31_rep", "replknet_micro_k3", "replknet_micro_k3.shape100", "replknet_micro_k3.shape50")
-# The kernels before merging are shown as well.
-_ANALYZERS = {"erf": [], "shape-bias": [], "kernels": ["--variant", "all"]}
+# The kernels before merging are shown as well. Few suppressions and images keep the demonstration short.
+_ANALYZERS = {
+    "erf": [],
+    "shape-bias": [],
+    "reliance": ["--images", "64", "--suppressions", "patch-shuffle,gaussian-blur,grayscale"],
+    "kernels": ["--variant", "all"],
+}
 _TITLE = "Demonstration of replk-probe"
 _DESCRIPTION = (
     "Four small networks, trained on drawings of 64 px that combine a shape with a texture: no ImageNet results. "
@@ -34,10 +39,10 @@ _DESCRIPTION = (
 )
 @click.pass_context
 def command(ctx: click.Context, output: Path) -> None:
-    """Run all three analyzers on four embedded models, and write an HTML page.
+    """Run four analyzers on four embedded models, and write an HTML page.
 
-    Compares the receptive fields, the shape bias and the kernels of four networks: with large and with small kernels,
-    and trained on images whose shapes differed in reliability. Needs no network access and takes
+    Compares the receptive fields, the shape bias, the reliance on cues and the kernels of four networks: with large and
+    with small kernels, and trained on images whose shapes differed in reliability. Needs no network access and takes
     about a minute on 2 CPU cores. The models are small and were trained on synthetic data: their numbers are not
     ImageNet results. Prints the path of the page.
     """

@@ -41,7 +41,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "bench": LazyCommand("replk_probe.cli.bench", "Compare the speed of the depthwise convolution with torch."),
     "compare": LazyCommand("replk_probe.cli.compare", "Compare two results, with intervals."),
     "data": LazyCommand("replk_probe.cli.data", "Download and verify published stimuli."),
-    "demo": LazyCommand("replk_probe.cli.demo", "Run all analyzers on embedded models, and write an HTML page."),
+    "demo": LazyCommand("replk_probe.cli.demo", "Run four analyzers on embedded models, and write an HTML page."),
     "erf": LazyCommand("replk_probe.cli.erf", "Measure the effective receptive field."),
     "info": LazyCommand("replk_probe.cli.info", "Show the CPU, the GPU and the backend of convolutions."),
     "kernels": LazyCommand("replk_probe.cli.kernels", "Measure and plot the magnitude of convolution kernels."),

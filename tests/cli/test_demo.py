@@ -17,7 +17,7 @@ Run = Callable[..., Result]
 def test_the_page_has_the_results_of_the_analyzers(
     replk_probe: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert [*demo._ANALYZERS] == ["erf", "shape-bias", "kernels"] and {*demo._ANALYZERS} < {*COMMANDS}
+    assert [*demo._ANALYZERS] == ["erf", "shape-bias", "reliance", "kernels"] and {*demo._ANALYZERS} < {*COMMANDS}
     # Each of them is tested in test_default_output.py.
     monkeypatch.setattr(demo, "_ANALYZERS", {"kernels": demo._ANALYZERS["kernels"]})
     done = replk_probe("demo", "-o", tmp_path / "out")

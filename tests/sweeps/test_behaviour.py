@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from replk_probe.behaviour import Trials
 from replk_probe.behaviour.raw_data import raw_path, trials_csv
 from replk_probe.errors import InvalidInputError
 from replk_probe.sweeps.analyzers import ANALYZERS, forget_files
+from replk_probe.sweeps.document import read_document
 from replk_probe.sweeps.job import Job
+from replk_probe.sweeps.plan import plan_jobs
 
 ANSWERS = ("cat", "dog", "bear", "car")
 NETWORK = """
@@ -46,6 +49,23 @@ def options(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "net.py").write_text(NETWORK)
     data = str(tmp_path / "sets")
     return {"data": data, "sets": "edge", "import": str(tmp_path / "raw-data"), "allow_partial": True, "size": 32}
+
+
+def test_described_sets(tmp_path: Path) -> None:
+    """A set of images with one cue each has no decisions; a set of the package is given as NAME=FOLDER."""
+    forget_files()
+    (tmp_path / "one" / "shapes" / "cat").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(tmp_path / "one" / "shapes" / "cat" / "1.png")
+    (tmp_path / "one" / "set.toml").write_text(
+        'schema_version = 1\nname = "one"\ncues = ["shape"]\nlabels = ["cat"]\nlayout = ["shapes/{shape}/{file}"]\n'
+    )
+    analyzer = ANALYZERS["shape-bias"]
+    options = {"stimuli": str(tmp_path / "one")}
+    with pytest.raises(InvalidInputError, match=r"cannot measure one\. Each of its images has one cue"):
+        analyzer.digests(options, analyzer.configure(options))
+    (tmp_path / "a.toml").write_text('models = ["resnet18"]\n[shape-bias]\nstimuli = "frequency-conflict=set"\n')
+    with pytest.raises(InvalidInputError, match=re.escape(f"{tmp_path}/set")):
+        plan_jobs(read_document(tmp_path / "a.toml"))
 
 
 def test_a_job_is_measured_beside_people(options: dict[str, Any], tmp_path: Path) -> None:
