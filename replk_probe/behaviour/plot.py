@@ -193,7 +193,7 @@ def plot_consistency(
         ... ]
         >>> ax = plot_consistency(BehaviourResult.from_trials(networks), "edge")
         >>> ax.get_images()[0].get_array().shape
-        (2, 2)
+        (12, 12)
     """
     check_drawable(result, "BehaviourResult")
     check_axes(ax)

@@ -57,7 +57,8 @@ def test_described_sets(tmp_path: Path) -> None:
     (tmp_path / "one" / "shapes" / "cat").mkdir(parents=True)
     Image.new("RGB", (32, 32)).save(tmp_path / "one" / "shapes" / "cat" / "1.png")
     (tmp_path / "one" / "set.toml").write_text(
-        'schema_version = 1\nname = "one"\ncues = ["shape", "texture"]\nlabels = ["cat", "dog"]\nlayout = ["shapes/{shape}/{file}", "textures/{texture}/{file}"]\n'
+        'schema_version = 1\nname = "one"\ncues = ["shape", "texture"]\nlabels = ["cat", "dog"]\n'
+        'layout = ["shapes/{shape}/{file}", "textures/{texture}/{file}"]\n'
     )
     analyzer = ANALYZERS["shape-bias"]
     options = {"stimuli": str(tmp_path / "one")}
