@@ -14,17 +14,7 @@ const GeluKernels* kernels_for(int32_t isa, int32_t threads, int64_t rows, int64
   }
   if (rows > kMaxElements || (rows > 0 && columns > kMaxElements / rows)) return nullptr;
   if (isa == REPLK_ISA_AUTO) isa = best_isa();
-  if (!can_run(isa)) return nullptr;
-#if REPLK_HAS_AVX512
-  if (isa == REPLK_ISA_AVX512) return &avx512::gelu_kernels;
-#endif
-#if REPLK_HAS_AVX2
-  if (isa == REPLK_ISA_AVX2) return &avx2::gelu_kernels;
-#endif
-#if REPLK_HAS_NEON
-  if (isa == REPLK_ISA_NEON) return &neon::gelu_kernels;
-#endif
-  return &portable::gelu_kernels;
+  return can_run(isa) ? REPLK_CHOOSE(isa, gelu_kernels) : nullptr;
 }
 
 }  // namespace

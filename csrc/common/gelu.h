@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "common/cpuid.h"
+#include "common/per_isa.h"
 
 namespace replk {
 
@@ -25,24 +25,7 @@ struct GeluKernels {
   GeluRows forward, products, grad_input;
 };
 
-namespace portable {
-extern const GeluKernels gelu_kernels;
-}
-#if REPLK_HAS_AVX2
-namespace avx2 {
-extern const GeluKernels gelu_kernels;
-}
-#endif
-#if REPLK_HAS_AVX512
-namespace avx512 {
-extern const GeluKernels gelu_kernels;
-}
-#endif
-#if REPLK_HAS_NEON
-namespace neon {
-extern const GeluKernels gelu_kernels;
-}
-#endif
+REPLK_DECLARE_PER_ISA(extern const GeluKernels gelu_kernels;)
 
 }  // namespace replk
 

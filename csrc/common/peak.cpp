@@ -3,45 +3,18 @@
 #include <cstdint>
 #include <mutex>
 
-#include "common/cpuid.h"
 #include "common/parallel.h"
+#include "common/per_isa.h"
 #include "replk/dwconv2d.h"
 
 namespace replk {
 
-#define REPLK_BURST_OF(isa)                \
-  namespace isa {                          \
-  int64_t multiply_add_burst(float* sink); \
-  }
-REPLK_BURST_OF(portable)
-#if REPLK_HAS_AVX2
-REPLK_BURST_OF(avx2)
-#endif
-#if REPLK_HAS_AVX512
-REPLK_BURST_OF(avx512)
-#endif
-#if REPLK_HAS_NEON
-REPLK_BURST_OF(neon)
-#endif
-#undef REPLK_BURST_OF
+REPLK_DECLARE_PER_ISA(int64_t multiply_add_burst(float* sink);)
 
 namespace {
 
 using Burst = int64_t (*)(float*);
 using Clock = std::chrono::steady_clock;
-
-Burst burst_of(int32_t isa) {
-#if REPLK_HAS_AVX512
-  if (isa == REPLK_ISA_AVX512) return avx512::multiply_add_burst;
-#endif
-#if REPLK_HAS_AVX2
-  if (isa == REPLK_ISA_AVX2) return avx2::multiply_add_burst;
-#endif
-#if REPLK_HAS_NEON
-  if (isa == REPLK_ISA_NEON) return neon::multiply_add_burst;
-#endif
-  return isa == REPLK_ISA_PORTABLE ? portable::multiply_add_burst : nullptr;
-}
 
 struct PeakMeasurement {
   Burst burst;
@@ -72,9 +45,10 @@ double replk_measure_fma_peak(int32_t isa, int32_t threads, double seconds) {
   if (isa == REPLK_ISA_AUTO) isa = best_isa();
   // The negation also rejects NaN.
   if (threads < 1 || threads > 1024 || !can_run(isa) || !(seconds >= 0 && seconds <= 60)) return 0;
-  PeakMeasurement peak{
-      burst_of(isa), Clock::now() + std::chrono::microseconds(static_cast<int64_t>(1e6 * seconds)), {}, 0};
-  if (!peak.burst) return 0;
+  PeakMeasurement peak{REPLK_CHOOSE(isa, multiply_add_burst),
+                       Clock::now() + std::chrono::microseconds(static_cast<int64_t>(1e6 * seconds)),
+                       {},
+                       0};
   parallel_for(threads, threads, run_bursts, &peak);
   return peak.gflops;
 }

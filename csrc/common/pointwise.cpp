@@ -10,17 +10,7 @@ namespace {
 
 const PointwiseKernels* kernels_for(int32_t isa) {
   if (isa == REPLK_ISA_AUTO) isa = best_isa();
-  if (!can_run(isa)) return nullptr;
-#if REPLK_HAS_AVX512
-  if (isa == REPLK_ISA_AVX512) return &avx512::pointwise_kernels;
-#endif
-#if REPLK_HAS_AVX2
-  if (isa == REPLK_ISA_AVX2) return &avx2::pointwise_kernels;
-#endif
-#if REPLK_HAS_NEON
-  if (isa == REPLK_ISA_NEON) return &neon::pointwise_kernels;
-#endif
-  return &portable::pointwise_kernels;
+  return can_run(isa) ? REPLK_CHOOSE(isa, pointwise_kernels) : nullptr;
 }
 
 bool is_dtype(int32_t dtype) { return dtype == REPLK_F32 || dtype == REPLK_BF16; }

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "common/cpuid.h"
+#include "common/per_isa.h"
 #include "replk/dwconv2d.h"
 
 namespace replk {
@@ -17,24 +17,7 @@ struct PointwiseKernels {
   PointwiseRows forward[2][2], backward[2][2];
 };
 
-namespace portable {
-extern const PointwiseKernels pointwise_kernels;
-}
-#if REPLK_HAS_AVX2
-namespace avx2 {
-extern const PointwiseKernels pointwise_kernels;
-}
-#endif
-#if REPLK_HAS_AVX512
-namespace avx512 {
-extern const PointwiseKernels pointwise_kernels;
-}
-#endif
-#if REPLK_HAS_NEON
-namespace neon {
-extern const PointwiseKernels pointwise_kernels;
-}
-#endif
+REPLK_DECLARE_PER_ISA(extern const PointwiseKernels pointwise_kernels;)
 
 }  // namespace replk
 

@@ -4,7 +4,7 @@
 
 #include <atomic>
 
-#include "common/cpuid.h"
+#include "common/per_isa.h"
 #include "replk/dwconv2d.h"
 
 namespace replk {
@@ -41,24 +41,7 @@ struct Method {
   X(BLOCKED_PFA, blocked_pfa, "blocked-pfa", 1)
 
 #define REPLK_DECLARE_METHOD(id, file, name, uses_fft) extern const Method file##_methods[3];
-namespace portable {
-REPLK_FOR_EACH_METHOD(REPLK_DECLARE_METHOD)
-}
-#if REPLK_HAS_AVX2
-namespace avx2 {
-REPLK_FOR_EACH_METHOD(REPLK_DECLARE_METHOD)
-}
-#endif
-#if REPLK_HAS_AVX512
-namespace avx512 {
-REPLK_FOR_EACH_METHOD(REPLK_DECLARE_METHOD)
-}
-#endif
-#if REPLK_HAS_NEON
-namespace neon {
-REPLK_FOR_EACH_METHOD(REPLK_DECLARE_METHOD)
-}
-#endif
+REPLK_DECLARE_PER_ISA(REPLK_FOR_EACH_METHOD(REPLK_DECLARE_METHOD))
 #undef REPLK_DECLARE_METHOD
 
 extern const Method reference_methods[3];

@@ -6,6 +6,7 @@
 
 #include "replk/dwconv2d.h"
 #include "tests/checked_call.h"
+#include "tests/gelu_exact.h"
 
 namespace {
 
@@ -33,9 +34,8 @@ bool check(int32_t isa, int32_t threads, int64_t rows, int64_t columns) {
   for (size_t row = 0; row < maps; ++row) {
     double square = 0, square_error = 0, product = 0, product_error = 0;
     for (size_t i = row * static_cast<size_t>(columns); i < (row + 1) * static_cast<size_t>(columns); ++i) {
-      const double wide = x[i], distribution = 0.5 * std::erfc(-wide * std::sqrt(0.5));
-      const double exact = wide * distribution;
-      const double derivative = distribution + wide * std::exp(-0.5 * wide * wide) * 0.3989422804014327;
+      const double wide = x[i];
+      const auto [exact, derivative] = replk_tests::exact_gelu(wide);
       const double relative = (8 + 2 * wide * wide) * kUnit, inner = grad_scale[row] * grad[i];
       const double outer = output_scale[row] * exact;
       passed = passed && near(y[i], exact, relative * std::fabs(exact)) &&
@@ -60,9 +60,7 @@ bool check(int32_t isa, int32_t threads, int64_t rows, int64_t columns) {
 int main() {
   int ran = 0;
   bool passed = true;
-  std::vector<int32_t> isas = replk_tests::isas();
-  isas.push_back(REPLK_ISA_AUTO);
-  for (const int32_t isa : isas) {
+  for (const int32_t isa : replk_tests::isas_and_auto()) {
     for (const int32_t threads : {1, 3}) {
       for (const int64_t rows : {0, 1, 5}) {
         for (const int64_t columns : {0, 1, 3, 4, 15, 16, 17, 33, 1023, 1024, 1025, 3000}) {

@@ -7,22 +7,21 @@
 #include "common/bfloat16.h"
 #include "replk/dwconv2d.h"
 #include "tests/checked_call.h"
+#include "tests/gelu_exact.h"
 
 namespace {
 
 float activated(float x, int32_t activation) {
   if (activation == REPLK_RELU) return x > 0 ? x : 0;
   if (activation == REPLK_RELU6) return x > 6 ? 6 : x > 0 ? x : 0;
-  if (activation == REPLK_GELU) return static_cast<float>(0.5 * x * std::erfc(-x * std::sqrt(0.5)));
+  if (activation == REPLK_GELU) return static_cast<float>(replk_tests::exact_gelu(x).value);
   return x;
 }
 
 float slope(float x, int32_t activation) {
   if (activation == REPLK_RELU) return x > 0;
   if (activation == REPLK_RELU6) return x > 0 && x < 6;
-  const double wide = x;
-  return static_cast<float>(0.5 * std::erfc(-wide * std::sqrt(0.5)) +
-                            wide * std::exp(-0.5 * wide * wide) * 0.3989422804014327);
+  return static_cast<float>(replk_tests::exact_gelu(x).derivative);
 }
 
 // Rows of `columns` elements, the last of which ends with the buffer, so that AddressSanitizer finds any access
@@ -72,9 +71,7 @@ bool check(int32_t isa, int32_t threads, int32_t activation, bool narrow, int64_
 int main() {
   int ran = 0;
   bool passed = true;
-  std::vector<int32_t> isas = replk_tests::isas();
-  isas.push_back(REPLK_ISA_AUTO);
-  for (const int32_t isa : isas) {
+  for (const int32_t isa : replk_tests::isas_and_auto()) {
     for (const int32_t threads : {1, 3}) {
       for (int32_t activation = REPLK_NO_ACTIVATION; activation <= REPLK_RELU6; ++activation) {
         for (const bool narrow : {false, true}) {

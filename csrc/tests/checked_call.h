@@ -262,6 +262,13 @@ inline std::vector<int32_t> isas() {
   return found;
 }
 
+// The same, and the automatic choice.
+inline std::vector<int32_t> isas_and_auto() {
+  std::vector<int32_t> found = isas();
+  found.push_back(REPLK_ISA_AUTO);
+  return found;
+}
+
 // The kernels of a pass and dtype, without the reference.
 inline std::vector<replk_kernel> kernels_of(const replk_problem& p) {
   std::vector<replk_kernel> found;

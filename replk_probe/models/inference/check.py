@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -118,10 +118,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     try:
         # Not model.eval(), which networks override (to freeze norms for good, to merge branches).
-        for module, _ in modes:
-            module.training = False
+        _set_modes((module, False) for module, _ in modes)
         with without_reentrant_checkpoints():
             yield
     finally:
-        for module, mode in modes:
+        _set_modes(modes)
+
+
+def _set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
+    """Set the modes of modules that have another one, because setting an attribute takes much longer than reading it."""
+    for module, mode in modes:
+        if module.training != mode:
             module.training = mode

@@ -146,6 +146,31 @@ def test_bfloat16_products(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1e-4 < errors[True, True][0] < 3 * 2**-8
 
 
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+def test_weights_are_converted_to_bfloat16_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replk_probe.models.inference.input_gradient._LEAST_PRODUCTS", 0)
+    monkeypatch.setattr("replk_probe.models.inference.input_gradient._LEAST_REUSE", 0)
+    block = PointwiseBlock(layer(kind, 64, 128), nn.GELU(), layer(kind, 128, 32))  # type: ignore[arg-type]
+    freeze_layers(block)
+    x = torch.randn(1, 64, 8, 8) if kind == "conv" else torch.randn(1, 8, 8, 64)
+    both_passes(block, x)
+    assert not block._converted  # nothing is kept for float32
+    reduce_precision(block, forward=True, backward=True)
+    both_passes(block, x)
+    kept = {key: [matrix.data_ptr() for matrix in matrices] for key, matrices in block._converted.items()}
+    # Planes need the transposed matrices for the backward pass, rows do not.
+    assert set(kept) == ({False, True} if kind == "conv" else {False})
+    both_passes(block, x)
+    assert kept == {key: [matrix.data_ptr() for matrix in matrices] for key, matrices in block._converted.items()}
+
+
+@pytest.mark.parametrize(("positions", "sizes"), [(21, [7, 7, 7]), (22, [8, 8, 6]), (8, [8]), (15, [8, 7]), (3, [3])])
+def test_steps_have_nearly_the_same_size(positions: int, sizes: list[int]) -> None:
+    rows = torch.randn(positions, 6)
+    steps = pointwise._Steps(rows, pointwise._ROWS, [torch.randn(4, 6)])
+    assert [len(part) for part, _, _ in steps.parts(torch.empty(positions, 4), None)] == sizes
+
+
 def test_what_is_kept_for_the_backward_pass() -> None:
     pair = nn.Sequential(nn.Conv2d(6, 24, 1), nn.GELU(), nn.Conv2d(24, 5, 1))
     block = PointwiseBlock(*pair)  # type: ignore[arg-type]
