@@ -1,8 +1,9 @@
 """CPU time of the input gradient of a pair of pointwise layers: torch's layers, `torch.compile` and PointwiseBlock.
 
-The layers, with GELU between them, are those of RepLKNet-31B (1 x 1 convolutions of planes) at 1024 px and of ConvNeXt-T (linear layers) at 512 px
-in the third stage, with frozen weights. All variants take turns in one process. The time of compilation, with an empty
-cache and with the processes of the C++ compiler, is that of the first call and is not part of the others.
+The layers, with GELU between them, are those of the third stage of RepLKNet-31B at 1024 px (1 x 1 convolutions of
+planes) and of ConvNeXt-T at 512 px (linear layers), with frozen weights. All variants take turns in one process. The
+time of compilation, with an empty cache and with the processes of the C++ compiler, is that of the first call and is
+not part of the others.
 
 "compiled" is the pair as one function, whose backward graph autograd provides. Freezing, which lets inductor rearrange
 weights, applies to graphs without gradients only: for "frozen", both passes are functions of their own, the second of

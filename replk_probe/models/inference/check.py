@@ -126,7 +126,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
-    """Set the modes of modules that have another one, because setting an attribute takes much longer than reading it."""
+    """Set the modes of modules that have another one, because writing takes much longer than reading."""
     for module, mode in modes:
         if module.training != mode:
             module.training = mode
