@@ -14,7 +14,10 @@ images: a statistical study of a scale-invariant dead leaves model".
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -30,38 +33,52 @@ _SMALLEST, _LARGEST = 1 / 300, 1 / 2
 _LOG_RANGE = 5.010635
 # Mean number of leaves that cover a point: exp(-5) = 0.7 % of the ground, which is itself a leaf, stays visible.
 _DEPTH = 5.0
+# The mean of pi r**2 under the density r**-3, times the mean aspect of 0.775.
+_MEAN_AREA = 3.14159265 * 0.775 * 2 * _SMALLEST**2 * _LOG_RANGE / (1 - (_SMALLEST / _LARGEST) ** 2)
 _MARGIN = 0.25  # leaves are centered up to this far outside, so that the border has the statistics of the middle
-_LOOP_FROM = 8.0  # px; leaves below are drawn together, leaves above one by one
+# Reaches in pixels, multiples of a half. Leaves between two of them are drawn together, larger ones one by one.
+_REACHES = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+_LEAVES = 1 + int(_DEPTH * (1 + 2 * _MARGIN) ** 2 / _MEAN_AREA)
 _ILLUMINATION = 0.1  # light and shadow over the whole scene, as a share of the coarse noise
 _FINEST_NOISE = 512  # cells per side of the finest octave of the texture
 _SPLIT_NOISE = 32  # octaves below are "coarse", from here on "fine"
 
 
 class _Uniform:
-    """Uniform numbers in [0, 1) with 53 bits, from the raw stream of PCG64."""
+    """Uniform numbers in [0, 1) with 53 bits, from the raw stream of PCG64: one for each leaf, or ``count`` of them."""
 
     def __init__(self, seed: int) -> None:
         self._bits = np.random.PCG64(seed)
+        self._kept = np.arange(_LEAVES)
 
-    def __call__(self, count: int, low: float = 0.0, high: float = 1.0) -> Floats:
-        raw = self._bits.random_raw(count) >> np.uint64(11)
-        return np.asarray(low + (high - low) * (raw.astype(np.float64) * 2.0**-53))
+    def keep(self, leaves: npt.NDArray[np.intp]) -> None:
+        """Return the numbers of these leaves only from now on. The numbers themselves do not change."""
+        self._kept = leaves
 
-    def signed(self, count: int) -> Floats:
+    def __call__(self, low: float = 0.0, high: float = 1.0, *, count: int | None = None) -> Floats:
+        raw = self._bits.random_raw(_LEAVES)[self._kept] if count is None else self._bits.random_raw(count)
+        raw >>= np.uint64(11)
+        values: Floats = raw.astype(np.float64)
+        values *= 2.0**-53
+        values *= high - low
+        values += low
+        return values
+
+    def signed(self, count: int | None = None) -> Floats:
         """Numbers with a triangular distribution on (-1, 1)."""
-        return self(count) - self(count)
+        return self(count=count) - self(count=count)
 
-    def direction(self, count: int) -> tuple[Floats, Floats]:
+    def direction(self) -> tuple[Floats, Floats]:
         """Unit vectors, by the rational parametrization of the circle."""
-        t = self(count, -1.0, 1.0)
+        t = self(-1.0, 1.0)
         cosine, sine = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
-        flip = np.where(self(count) < 0.5, -1.0, 1.0)
+        flip = np.where(self() < 0.5, -1.0, 1.0)
         return cosine * flip, sine * flip
 
 
 @dataclass(frozen=True)
 class _Leaves:
-    """Leaves from the lowest to the topmost, in units of the image side; entry 0 is the ground."""
+    """Leaves that reach into the image, from the lowest to the topmost, in units of its side; entry 0 is the ground."""
 
     y: Floats  # vertical position of the center, [L]
     x: Floats  # horizontal position of the center, [L]
@@ -86,14 +103,15 @@ def draw(image_id: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
 
 def _scatter(uniform: _Uniform) -> _Leaves:
     ratio2 = (_SMALLEST / _LARGEST) ** 2
-    # Mean of pi r**2 under the density r**-3, times the mean aspect of 0.775.
-    mean_area = 3.14159265 * 0.775 * 2 * _SMALLEST**2 * _LOG_RANGE / (1 - ratio2)
-    count = 1 + int(_DEPTH * (1 + 2 * _MARGIN) ** 2 / mean_area)
-
-    radius = _SMALLEST / np.sqrt(1 - uniform(count) * (1 - ratio2))
-    y, x = uniform(count, -_MARGIN, 1 + _MARGIN), uniform(count, -_MARGIN, 1 + _MARGIN)
-    aspect = uniform(count, 0.55, 1.0)
-    cosine, sine = uniform.direction(count)
+    radius = _SMALLEST / np.sqrt(1 - uniform() * (1 - ratio2))
+    y, x = uniform(-_MARGIN, 1 + _MARGIN), uniform(-_MARGIN, 1 + _MARGIN)
+    inside = (y + radius > 0) & (y - radius < 1) & (x + radius > 0) & (x - radius < 1)
+    inside[0] = True
+    kept = np.flatnonzero(inside)
+    uniform.keep(kept)
+    radius, y, x = radius[kept], y[kept], x[kept]
+    aspect = uniform(0.55, 1.0)
+    cosine, sine = uniform.direction()
     along, across = 1 / (radius * radius), 1 / (radius * aspect * radius * aspect)
     form = np.stack(
         [
@@ -103,30 +121,30 @@ def _scatter(uniform: _Uniform) -> _Leaves:
         ]
     )
 
-    light_y, light_x = uniform.direction(count)
-    slope = uniform(count, 0.0, 0.16) / radius
+    light_y, light_x = uniform.direction()
+    slope = uniform(0.0, 0.16) / radius
     shade = np.stack([-(slope * light_y * y + slope * light_x * x), slope * light_y, slope * light_x])
     shade[:, 0] = 0.0
 
-    wave_y, wave_x = uniform.direction(count)
-    striped = uniform(count) < 0.2
-    cycles = uniform(count, 1.5, 6.0) / radius
-    wave = np.stack([np.where(striped, uniform(count, 0.02, 0.14), 0.0), cycles * wave_y, cycles * wave_x])
+    wave_y, wave_x = uniform.direction()
+    striped = uniform() < 0.2
+    cycles = uniform(1.5, 6.0) / radius
+    wave = np.stack([np.where(striped, uniform(0.02, 0.14), 0.0), cycles * wave_y, cycles * wave_x])
 
-    grain = np.stack([uniform(count, 0.0, 0.25), uniform(count) * uniform(count, 0.0, 0.5)])
-    shift = np.stack([uniform(count), uniform(count)])
-    return _Leaves(y, x, radius, form, _colors(uniform, count), shade, wave, grain, shift)
+    grain = np.stack([uniform(0.0, 0.25), uniform() * uniform(0.0, 0.5)])
+    shift = np.stack([uniform(), uniform()])
+    return _Leaves(y, x, radius, form, _colors(uniform), shade, wave, grain, shift)
 
 
-def _colors(uniform: _Uniform, count: int) -> Floats:
+def _colors(uniform: _Uniform) -> Floats:
     """Variations of six colors per image, whose brightness varies more than their hue, as in natural scenes."""
     tints = 6
-    choice = np.minimum((uniform(count) * tints).astype(np.intp), tints - 1)
+    choice = np.minimum((uniform() * tints).astype(np.intp), tints - 1)
     # Spread over the range, so that no image is uniformly bright or dark.
-    spread = (np.arange(tints) + uniform(tints)) / tints
-    brightness = (0.14 + 0.62 * spread)[choice] + 0.22 * uniform.signed(count)
-    yellow = (0.05 + 0.3 * uniform.signed(tints))[choice] + 0.06 * uniform.signed(count)
-    green = (0.16 * uniform.signed(tints))[choice] + 0.04 * uniform.signed(count)
+    spread = (np.arange(tints) + uniform(count=tints)) / tints
+    brightness = (0.14 + 0.62 * spread)[choice] + 0.22 * uniform.signed()
+    yellow = (0.05 + 0.3 * uniform.signed(tints))[choice] + 0.06 * uniform.signed()
+    green = (0.16 * uniform.signed(tints))[choice] + 0.04 * uniform.signed()
     return np.stack(
         [brightness + 0.5 * yellow - 0.5 * green, brightness + 0.25 * yellow + 0.5 * green, brightness - 0.75 * yellow]
     )
@@ -136,27 +154,24 @@ def _topmost(leaves: _Leaves, size: tuple[int, int]) -> npt.NDArray[np.int32]:
     """Index of the highest leaf over the center of every pixel, ``[H, W]``."""
     height, width = size
     top = np.zeros(size, dtype=np.int32)
-    reach = np.maximum(leaves.reach * height, leaves.reach * width)
-    inside = (
-        (leaves.y + leaves.reach > 0)
-        & (leaves.y - leaves.reach < 1)
-        & (leaves.x + leaves.reach > 0)
-        & (leaves.x - leaves.reach < 1)
-    )
-    inside[0] = False
-    for low, high in ((0.0, 2.0), (2.0, 4.0), (4.0, _LOOP_FROM)):
-        _draw_small(leaves, np.flatnonzero(inside & (reach >= low) & (reach < high)), int(high), top)
-    for leaf in np.flatnonzero(inside & (reach >= _LOOP_FROM)):
+    reach = np.maximum(leaves.reach * height, leaves.reach * width)[1:]
+    for leaf in 1 + np.flatnonzero(reach >= _REACHES[-1]):
         _draw_one(leaves, int(leaf), top)
+    # The largest first: most of the smaller ones are then hidden.
+    for high, low in pairwise(reversed(_REACHES)):
+        _draw_small(leaves, 1 + np.flatnonzero((reach >= low) & (reach < high)), high, top)
     return top
 
 
-def _draw_small(leaves: _Leaves, chosen: npt.NDArray[np.intp], reach: int, top: npt.NDArray[np.int32]) -> None:
-    """Update ``top`` for all chosen leaves together, each of which extends at most ``reach`` pixels."""
+def _draw_small(leaves: _Leaves, chosen: npt.NDArray[np.intp], reach: float, top: npt.NDArray[np.int32]) -> None:
+    """Update ``top`` for all chosen leaves together, each of which extends less than ``reach`` pixels."""
     height, width = top.shape
-    span = np.arange(-reach, reach + 1)
-    rows = np.floor(leaves.y[chosen] * height).astype(np.intp)[:, None] + span
-    columns = np.floor(leaves.x[chosen] * width).astype(np.intp)[:, None] + span
+    side = int(2 * reach)  # of the square with the centers of all pixels that a leaf can cover
+    first_row = np.floor(leaves.y[chosen] * height - reach + 0.5).astype(np.intp)
+    first_column = np.floor(leaves.x[chosen] * width - reach + 0.5).astype(np.intp)
+    is_seen = chosen > _lowest(top, side)[first_row + side, first_column + side]
+    chosen, first_row, first_column = chosen[is_seen], first_row[is_seen], first_column[is_seen]
+    rows, columns = first_row[:, None] + np.arange(side), first_column[:, None] + np.arange(side)
     dy = ((rows + 0.5) / height - leaves.y[chosen, None])[:, :, None]
     dx = ((columns + 0.5) / width - leaves.x[chosen, None])[:, None, :]
     a, b, c = leaves.form[:, chosen, None, None]
@@ -167,6 +182,21 @@ def _draw_small(leaves: _Leaves, chosen: npt.NDArray[np.intp], reach: int, top: 
     # Leaves ascend, and where an index is repeated numpy keeps the last value.
     layer[pixels] = np.repeat(chosen, covered.sum(axis=(1, 2)))
     np.maximum(top, layer.reshape(top.shape), out=top)
+
+
+def _lowest(top: npt.NDArray[np.int32], side: int) -> npt.NDArray[np.int32]:
+    """The lowest entry of ``top`` in every square of this side, ``[H + side + 1, W + side + 1]``.
+
+    The squares begin from ``side`` rows and columns before ``top`` to its end; what is outside of it does not count.
+    """
+    height, width = top.shape
+
+    def shifted(values: npt.NDArray[np.int32], length: int) -> Iterator[npt.NDArray[np.int32]]:
+        return (values[start : start + length + side + 1] for start in range(side))
+
+    padded = np.pad(top, side, constant_values=np.iinfo(np.int32).max)
+    rows = reduce(np.minimum, shifted(padded, height))
+    return reduce(np.minimum, shifted(rows.T, width)).T
 
 
 def _draw_one(leaves: _Leaves, leaf: int, top: npt.NDArray[np.int32]) -> None:
@@ -188,7 +218,7 @@ def _noise(uniform: _Uniform, size: tuple[int, int]) -> tuple[Plane, Plane]:
     planes = [np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.float32)]
     cells = 4
     while cells <= _FINEST_NOISE:
-        grid = uniform(cells * cells, -1.0, 1.0).astype(np.float32).reshape(cells, cells)
+        grid = uniform(-1.0, 1.0, count=cells * cells).astype(np.float32).reshape(cells, cells)
         plane = planes[cells >= _SPLIT_NOISE]
         plane += np.float32(0.6) * _stretch(_stretch(grid, size[0]).T, size[1]).T
         cells *= 2

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -71,24 +72,49 @@ def test_the_amplitude_spectrum_falls_about_as_one_over_f():
 
 def test_radii_follow_the_inverse_cube():
     leaves = dead_leaves._scatter(dead_leaves._Uniform(1))
+    # Large leaves reach into the image from a wider margin than small ones, unless their centers are inside.
+    radii = leaves.reach[(0 <= leaves.y) & (leaves.y < 1) & (0 <= leaves.x) & (leaves.x < 1)]
+    assert len(radii) == pytest.approx(dead_leaves._LEAVES / 1.5**2, rel=0.02)
     # Of r**-3 on [a, b]: the share above x is (x**-2 - b**-2) / (a**-2 - b**-2).
     a, b = dead_leaves._SMALLEST, dead_leaves._LARGEST
     for x in (2 * a, 5 * a, 20 * a):
         expected = (x**-2 - b**-2) / (a**-2 - b**-2)
-        assert (leaves.reach > x).mean() == pytest.approx(expected, abs=4 * math.sqrt(expected / len(leaves.reach)))
+        assert (radii > x).mean() == pytest.approx(expected, abs=4 * math.sqrt(expected / len(radii)))
     assert pytest.approx(math.log(b / a), abs=1e-6) == dead_leaves._LOG_RANGE
 
 
-def test_leaves_drawn_together_and_separately_agree(monkeypatch):
+@pytest.mark.parametrize("size", [(24, 20), (5, 40), (96, 80)])
+def test_leaves_drawn_together_and_separately_agree(size):
     leaves = dead_leaves._scatter(dead_leaves._Uniform(3))
-    together = dead_leaves._topmost(leaves, (96, 80))
-    literal = np.zeros((96, 80), dtype=np.int32)
-    y, x = (np.mgrid[:96, :80] + 0.5) / np.array([96, 80]).reshape(2, 1, 1)
+    literal = np.zeros(size, dtype=np.int32)
+    y, x = (np.mgrid[: size[0], : size[1]] + 0.5) / np.array(size).reshape(2, 1, 1)
     for leaf in range(1, len(leaves.y)):
         a, b, c = leaves.form[:, leaf]
-        if not (-0.6 < leaves.y[leaf] < 1.6) or leaves.reach[leaf] < 0.05:
-            continue
         dy, dx = y - leaves.y[leaf], x - leaves.x[leaf]
         literal[a * dy * dy + b * dy * dx + c * dx * dx <= 1] = leaf
-    large = leaves.reach[together] >= 0.05
-    assert (together[large] == literal[large]).all() and (together >= literal).all()
+    together = dead_leaves._topmost(leaves, size)
+    np.testing.assert_array_equal(together, literal)
+    seen = leaves.reach[together] * max(size)
+    assert all(
+        ((low <= seen) & (seen < high)).any() for low, high in pairwise(dead_leaves._REACHES) if high < 0.4 * max(size)
+    )
+
+
+def test_a_leaf_outside_of_the_image_changes_nothing():
+    uniform = dead_leaves._Uniform(5)
+    everywhere = [uniform() for _ in range(3)]
+    kept = np.array([0, 7, 500])
+    uniform = dead_leaves._Uniform(5)
+    uniform.keep(kept)
+    for numbers in everywhere:
+        np.testing.assert_array_equal(uniform(), numbers[kept])
+
+
+def test_the_lowest_leaf_of_each_square():
+    top = np.random.default_rng(0).integers(0, 99, (5, 7), dtype=np.int32)
+    found = dead_leaves._lowest(top, 3)
+    assert found.shape == (9, 11)
+    for row in range(-2, 5):
+        for column in range(-2, 7):
+            square = top[max(row, 0) : row + 3, max(column, 0) : column + 3]
+            assert found[row + 3, column + 3] == square.min()
