@@ -647,12 +647,14 @@ def _small_fonts() -> Iterator[None]:
         yield
         return
 
-    def options(**given: Any) -> Any:
-        found = subset.Options(**given)
-        found.drop_tables += _LAYOUT_TABLES
-        return found
+    def load_font(*args: Any, **given: Any) -> Any:
+        font = subset.load_font(*args, **given)
+        for tag in _LAYOUT_TABLES:
+            if tag in font:
+                del font[tag]
+        return font
 
-    module.subset = SimpleNamespace(**vars(subset) | {"Options": options})
+    module.subset = SimpleNamespace(**vars(subset) | {"load_font": load_font})
     try:
         yield
     finally:

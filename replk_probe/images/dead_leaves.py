@@ -14,9 +14,7 @@ images: a statistical study of a scale-invariant dead leaves model".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
 from itertools import pairwise
 
 import numpy as np
@@ -189,14 +187,14 @@ def _lowest(top: npt.NDArray[np.int32], side: int) -> npt.NDArray[np.int32]:
 
     The squares begin from ``side`` rows and columns before ``top`` to its end; what is outside of it does not count.
     """
-    height, width = top.shape
-
-    def shifted(values: npt.NDArray[np.int32], length: int) -> Iterator[npt.NDArray[np.int32]]:
-        return (values[start : start + length + side + 1] for start in range(side))
-
-    padded = np.pad(top, side, constant_values=np.iinfo(np.int32).max)
-    rows = reduce(np.minimum, shifted(padded, height))
-    return reduce(np.minimum, shifted(rows.T, width)).T
+    lowest = np.pad(top, side, constant_values=np.iinfo(np.int32).max)
+    length = 1  # side of the squares so far
+    while length < side:
+        step = min(length, side - length)
+        lowest = np.minimum(lowest[:-step], lowest[step:])
+        lowest = np.minimum(lowest[:, :-step], lowest[:, step:])
+        length += step
+    return lowest
 
 
 def _draw_one(leaves: _Leaves, leaf: int, top: npt.NDArray[np.int32]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -23,6 +24,9 @@ SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
 """Names of the ways to choose images from a folder, which :func:`sample_images` describes."""
 
 EMBEDDED_SOURCE = "embedded:dead-leaves"
+# Small embedded images are kept, because a command that measures several models needs them for each: 13 MB at most.
+_KEPT_PIXELS, _KEPT_IMAGES = 256 * 256, 64
+_draw_once = lru_cache(_KEPT_IMAGES)(dead_leaves.draw)
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,8 @@ class ImageSet:
         if image_id not in self._known:
             raise InvalidInputError(f"No image {image_id!r} in {self.source}. Use an id from ImageSet.ids.")
         if self.root is None:
-            return dead_leaves.draw(image_id, size), None
+            draw = _draw_once if height * width <= _KEPT_PIXELS else dead_leaves.draw
+            return draw(image_id, (height, width)).copy(), None
         image = load_rgb(self.root / image_id, image_id, size)
         return np.array(image), image.info.get(DEPTH)
 
