@@ -75,11 +75,6 @@ class BandConvolution {
     if (folds) run_folded(y + vector * kLanes, y_row, tail, height, vector * kLanes);
   }
 
-  static bool is_folded(int64_t height, int64_t width) {
-    const int64_t tail = width % kLanes;
-    return tail > 0 && tail <= kLanes / 2 && height > 1;
-  }
-
  private:
   void run_tile(T* y, int64_t y_row, int columns, int64_t height, int64_t column, int64_t first, int64_t last,
                 PrefetchPair& ahead) {
@@ -173,7 +168,7 @@ static void convolve_items(const Task& task, int64_t begin, int64_t end, float* 
       ready = at.c;
     }
     copy_band(scratch, bands, k, input(at), buffers.input_stride[2], p.h, p.w, at.i0, at.height, at.j0, at.width,
-              bands.count() > 1 && BandConvolution<T>::is_folded(at.height, at.width));
+              bands.count() > 1 && is_folded(at.height, at.width));
     T* y = output(at) + at.i0 * buffers.output_stride[2] + at.j0;
     PrefetchPair ahead(next.prefetch(is_large, input(next), buffers.input_stride[2]),
                        next.prefetch(is_large && !streams, output(next), buffers.output_stride[2]),

@@ -15,6 +15,11 @@
 namespace replk {
 namespace REPLK_ISA {
 
+static inline bool is_folded(int64_t height, int64_t width) {
+  const int64_t tail = width % kLanes;
+  return tail > 0 && tail <= kLanes / 2 && height > 1;
+}
+
 struct BlockOutput {
   float* y;
   int64_t y_row;

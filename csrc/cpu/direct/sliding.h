@@ -13,6 +13,7 @@
 #include "cpu/common/copy.h"
 #include "cpu/common/output.h"
 #include "cpu/common/unroll.h"
+#include "cpu/direct/rows.h"
 
 namespace replk {
 namespace REPLK_ISA {
@@ -36,9 +37,9 @@ struct SlidingOutput {
 };
 
 // Vectors per window: 3 x 4 accumulators, 9 weights and 4 inputs fit 32 registers, 3 x 2 + 9 + 1 fit 16. Larger kernels
-// read their weights from memory.
+// read their weights from memory: 7 x 3 accumulators, 3 inputs and a weight fit 32 registers.
 template <int K>
-constexpr int kSlidingColumns = kRegisters >= 32 && K == 3 ? 4 : 2;
+constexpr int kSlidingColumns = kRegisters < 32 || K == 5 ? 2 : K == 3 ? 4 : 3;
 constexpr int64_t kStripPitch = 5 * kLanes + kLine;
 
 static REPLK_INLINE void store_sliding(const SlidingOutput& out, float* y, Vec sum, Vec bias, int count) {
@@ -116,7 +117,7 @@ static void slide_strip(const SlidingInput& in, const SlidingOutput& out, int64_
     const float* from = in.x + i * in.x_row + j - kPad;
     float* to = in.strip + (i - begin) * kStripPitch;
     REPLK_UNROLL
-    for (int k = 0; k < C + 1; ++k) {
+    for (int k = 0; k < C + (K - 1 + kLanes - 1) / kLanes; ++k) {
       const int64_t column = j - kPad + k * kLanes;
       store(to + k * kLanes, load_between(from + k * kLanes, lane(-column), lane(in.w - column)));
     }
@@ -129,9 +130,9 @@ struct Sliding {
   static void strip(const SlidingInput& in, const SlidingOutput& out, int64_t j, int64_t vectors) {
     if (vectors == 1) return slide_strip<K, 1>(in, out, j);
     if (kSlidingColumns<K> == 2 || vectors == 2) return slide_strip<K, 2>(in, out, j);
-    if constexpr (kSlidingColumns<K> == 4) {
-      if (vectors == 3) return slide_strip<K, 3>(in, out, j);
-      slide_strip<K, 4>(in, out, j);
+    if constexpr (kSlidingColumns<K> > 2) {
+      if (kSlidingColumns<K> == 3 || vectors == 3) return slide_strip<K, 3>(in, out, j);
+      slide_strip<K, kSlidingColumns<K>>(in, out, j);
     }
   }
 
@@ -162,16 +163,24 @@ using SlidingFunction = void (*)(const SlidingInput&, const SlidingOutput&);
 static inline SlidingFunction find_sliding(const replk_problem& p) {
   const Kernel k(p);
   if (p.dtype != REPLK_F32 || k.kh != k.kw) return nullptr;
-  return k.kh == 3 ? Sliding<3>::run : k.kh == 5 ? Sliding<5>::run : nullptr;
+  if (k.kh == 3) return Sliding<3>::run;
+  if (k.kh == 5) return Sliding<5>::run;
+  if constexpr (kRegisters >= 32) {  // with 16, two vectors per window do not fit
+    // Folding saves half a vector of sums per row, which takes longer than the copy.
+    if (k.kh == 7 && !is_folded(p.h, p.w)) return Sliding<7>::run;
+  }
+  return nullptr;
 }
 
-// Bands of whole rows that fit the first-level cache together with the output.
+// Bands of whole rows that fit the first-level cache together with the output. All sums of the K - 1 rows around a band
+// are computed, most of them for nothing, so that bands of 7x7 kernels only fit a second-level cache.
 static inline Bands cut_into_sliding_bands(const replk_problem& p) {
-  constexpr int64_t kBandSize = 4 * 1024, kMinHeight = 16;
+  const bool is_large = Kernel(p).kh >= 7;
+  const int64_t band_size = (is_large ? 32 : 4) * 1024, min_height = is_large ? 64 : 16;
   Bands b{};
   b.across = 1;
   b.width = larger(p.w, 1);
-  b.height = smaller(larger(kBandSize / b.width, kMinHeight), larger(p.h, 1));
+  b.height = smaller(larger(band_size / b.width, min_height), larger(p.h, 1));
   b.down = divide_up(larger(p.h, 1), b.height);
   b.height = divide_up(larger(p.h, 1), b.down);
   b.down = divide_up(larger(p.h, 1), b.height);
@@ -179,7 +188,7 @@ static inline Bands cut_into_sliding_bands(const replk_problem& p) {
 }
 
 // Scratch of a thread: the weight and a strip.
-constexpr int64_t kSlidingWeight = 2 * kLine;
+constexpr int64_t kSlidingWeight = 4 * kLine;
 
 static inline int64_t sliding_scratch(const replk_problem& p) {
   return kSlidingWeight + (cut_into_sliding_bands(p).height + p.kh - 1) * kStripPitch;
