@@ -15,6 +15,7 @@
 namespace replk {
 namespace REPLK_ISA {
 
+// Whether the last columns of a plane or band of this size are folded.
 static inline bool is_folded(int64_t height, int64_t width) {
   const int64_t tail = width % kLanes;
   return tail > 0 && tail <= kLanes / 2 && height > 1;
