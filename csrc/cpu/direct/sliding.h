@@ -40,7 +40,9 @@ struct SlidingOutput {
 // Vectors per window: 3 x 4 accumulators, 9 weights and 4 inputs fit 32 registers, 3 x 2 + 9 + 1 fit 16. Larger kernels
 // read their weights from memory: 7 x 3 accumulators, 3 inputs and a weight fit 32 registers.
 template <int K>
-constexpr int kSlidingColumns = kRegisters < 32 || K == 5 ? 2 : K == 3 ? 4 : 3;
+constexpr int kSlidingColumns = kRegisters < 32 || K == 5 ? 2
+                                : K == 3                  ? 4
+                                                          : 3;
 constexpr int64_t kStripPitch = 5 * kLanes + kLine;
 
 static REPLK_INLINE void store_sliding(const SlidingOutput& out, float* y, Vec sum, Vec bias, int count) {
