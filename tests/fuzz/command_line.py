@@ -26,13 +26,18 @@ WARM_AFTER = 20
 
 # Each line is a command, which runs in a fork of this process. After some commands it imports what most of them need.
 _SERVER = """
-import io, json, os, sys, signal
+import gc, io, json, os, sys, signal
 from replk_probe.cli import main as program
 for count, line in enumerate(sys.stdin):
     task = json.loads(line)
     if count == task["warm_after"]:
-        import matplotlib.pyplot, scipy.stats, seaborn, timm, torch, rich.table
+        # Imports are deferred as in the program, so that a fork does not have more to clear away at its end.
+        from replk_probe.runtime.deferred_imports import defer_imports
+        defer_imports()
+        import matplotlib.pyplot, pandas, torch, rich.table
+        import replk_probe.erf.plot, replk_probe.kernels.plot, replk_probe.shape_bias.plot
         import replk_probe.erf.plan, replk_probe.kernels.measure, replk_probe.shape_bias.plan
+        gc.freeze()
     child = os.fork()
     if not child:
         break
