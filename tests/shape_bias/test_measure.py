@@ -424,8 +424,8 @@ def squeezenet(data_dir: Path) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def some_stimuli(data_dir: Path) -> StimulusSet:
-    """Every 16th of the published stimuli."""
-    return some_of(open_stimuli(data_dir / "cue-conflict"), range(0, 1280, 16))
+    """Every 32nd of the published stimuli."""
+    return some_of(open_stimuli(data_dir / "cue-conflict"), range(0, 1280, 32))
 
 
 def some_of(stimuli: StimulusSet, indices: range) -> StimulusSet:
@@ -466,9 +466,8 @@ def test_real_weights_on_all_stimuli(squeezenet: nn.Module, data_dir: Path, tmp_
     assert imported.observers[0].counts == counts
 
 
-@pytest.mark.slow
-def test_each_deviation_changes_real_decisions(squeezenet: nn.Module, data_dir: Path) -> None:
-    stimuli = some_of(open_stimuli(data_dir / "cue-conflict"), range(0, 1280, 8))
+def test_each_deviation_changes_real_decisions(squeezenet: nn.Module, some_stimuli: StimulusSet) -> None:
+    stimuli = some_stimuli
     mapping = imagenet_mapping()
 
     def logits_of(crop: bool) -> npt.NDArray[np.float32]:
@@ -498,6 +497,6 @@ def test_each_deviation_changes_real_decisions(squeezenet: nn.Module, data_dir: 
         "top-1 of 1000": np.array([member.get(int(index), -1) for index in logits.argmax(1)]),
         "resize and crop": by(cropped, np.mean),
     }
-    # Of 160: hundreds of the 1280.
+    # Of 40: hundreds of the 1280.
     changed = {name: int((decisions != right).sum()) for name, decisions in wrong.items()}
-    assert min(changed.values()) > 25, changed
+    assert min(changed.values()) > 6, changed
