@@ -2,25 +2,59 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 
+import pytest
+
+Run = Callable[[str], list[str]]
 HEAVY = ("torch._dynamo", "sympy", "triton", "torchvision.datasets", "timm.models.beit", "scipy.stats")
-HEAD = "import sys\nfrom replk_probe.runtime.deferred_imports import defer_imports, when_imported\ndefer_imports()\n"
+# Each line is a script, which runs in a fork of this process, because importing torch takes seconds.
+SERVER = """
+import json, os, sys
+from replk_probe.runtime.deferred_imports import defer_imports, when_imported
+defer_imports()
+import torch
+for line in sys.stdin:
+    script, output = json.loads(line)
+    child = os.fork()
+    if not child:
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    sys.exit()
+file = os.open(output, os.O_WRONLY | os.O_CREAT)
+os.dup2(file, 1)
+os.dup2(file, 2)
+exec(script, {"sys": sys, "when_imported": when_imported, "__name__": "__main__"})
+"""
 
 
-def run(script: str) -> list[str]:
-    """Run a program of a new process in which imports are deferred; the lines that it prints."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", HEAD + textwrap.dedent(script)], capture_output=True, text=True
-    )
-    assert done.returncode == 0 and "nanobind" not in done.stderr, done.stderr
-    return done.stdout.splitlines()
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], list[str]]]:
+    """Function that runs a script in a process in which imports are deferred, and returns the lines that it writes."""
+    output = tmp_path_factory.mktemp("deferred") / "output"
+    command = [sys.executable, "-W", "error", "-c", SERVER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        scripts, statuses = process.stdin, process.stdout
+        assert scripts is not None and statuses is not None
+
+        def run(script: str) -> list[str]:
+            output.unlink(missing_ok=True)
+            scripts.write(json.dumps([textwrap.dedent(script), str(output)]) + "\n")
+            scripts.flush()
+            status, text = statuses.readline(), output.read_text()
+            assert status == "0\n" and "nanobind" not in text, text
+            return text.splitlines()
+
+        yield run
 
 
-def test_the_commands_load_no_package_that_they_do_not_need() -> None:
-    # One process for all, because starting one takes seconds.
+def test_the_commands_load_no_package_that_they_do_not_need(run: Run) -> None:
+    # One process for all commands, because starting one takes seconds.
     loaded = run(
         f"""
         import os, tempfile
@@ -38,7 +72,7 @@ def test_the_commands_load_no_package_that_they_do_not_need() -> None:
     assert loaded[-1] == "loaded []"
 
 
-def test_everything_works_as_always() -> None:
+def test_everything_works_as_always(run: Run) -> None:
     lines = run(
         """
         from timm.models import build_model_with_cfg  # found without running the package
@@ -63,7 +97,7 @@ def test_everything_works_as_always() -> None:
     ]
 
 
-def test_any_module_may_be_imported_first() -> None:
+def test_any_module_may_be_imported_first(run: Run) -> None:
     lines = run(
         """
         import importlib, os
@@ -80,7 +114,7 @@ def test_any_module_may_be_imported_first() -> None:
     assert lines == ["create_dataset", "seaborn.matrix"]
 
 
-def test_one_module_of_timm_is_imported_for_a_model() -> None:
+def test_one_module_of_timm_is_imported_for_a_model(run: Run) -> None:
     lines = run(
         """
         from replk_probe.models import timm_registry
@@ -92,7 +126,7 @@ def test_one_module_of_timm_is_imported_for_a_model() -> None:
     assert lines == ["True True", "ResNet timm.models.resnet", "True False"]
 
 
-def test_functions_wait_for_a_module() -> None:
+def test_functions_wait_for_a_module(run: Run) -> None:
     lines = run(
         """
         when_imported("fractions", lambda: print("now"))
