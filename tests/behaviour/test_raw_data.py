@@ -158,7 +158,7 @@ def test_folders_without_files_are_skipped(tmp_path: Path, random_trials: MakeTr
     (trials,) = random_trials(["a"], "edge")
     for name in ("edge", "sketch"):
         (tmp_path / name).mkdir()
-    with pytest.raises(InvalidInputError, match=r"It contains no \.csv file"):
+    with pytest.raises(InvalidInputError, match=r"The folders of sets in it have no \.csv file"):
         read_raw_data(tmp_path)
     (tmp_path / "edge" / "a.csv").write_bytes(trials_csv(trials))
     assert read_raw_data(tmp_path) == (trials,)
