@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from replk_probe.errors import BackendError, InvalidInputError
 from replk_probe.runtime.formatting import dimensions
@@ -42,7 +41,6 @@ OPENCV_METHODS = (BILATERAL, NON_LOCAL_MEANS)
 _BILATERAL_SIGMA = 5.0  # spatial standard deviation, in pixels of an image of the reference side
 # Sides of the compared patches and of the area in which they are searched, in pixels: the recommended ones.
 _TEMPLATE, _SEARCH = 7, 21
-_V2: Any = functional  # without type annotations
 _ORDERS = tuple(itertools.permutations(range(3)))[1:]  # all orders of the channels but the original one
 
 
@@ -158,10 +156,17 @@ def opencv_filtered(rgb: npt.NDArray[np.uint8], step: Step) -> npt.NDArray[np.ui
     return np.ascontiguousarray(filtered[:, :, ::-1])
 
 
+def _torchvision() -> Any:
+    """The functions of torchvision, which have no type annotations; importing them loads torch's compiler."""
+    from torchvision.transforms.v2 import functional
+
+    return functional
+
+
 def transformed(image: Tensor, step: Step, seed: int, image_id: str) -> Tensor:
     """An image ``[3, H, W]`` uint8 after a transform that is computed on its device."""
     if step.method == GRAYSCALE:
-        grayscale: Tensor = _V2.rgb_to_grayscale(image, num_output_channels=3)
+        grayscale: Tensor = _torchvision().rgb_to_grayscale(image, num_output_channels=3)
         return grayscale
     if step.method == CHANNEL_SHUFFLE:
         order = _ORDERS[int(_words(step, seed, image_id, 1)[0] % np.uint64(len(_ORDERS)))]
@@ -173,7 +178,7 @@ def transformed(image: Tensor, step: Step, seed: int, image_id: str) -> Tensor:
         # The filter is separable. One axis after the other takes a few percent of the time of a square window.
         blurred: Tensor = image.float()
         for window in ([side, 1], [1, side]):
-            blurred = _V2.gaussian_blur(blurred, window, [sigma, sigma])
+            blurred = _torchvision().gaussian_blur(blurred, window, [sigma, sigma])
         return blurred.round_().to(torch.uint8)
     grid = int(step.strength)
     words = _words(step, seed, image_id, grid * grid)
