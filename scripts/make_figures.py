@@ -82,7 +82,9 @@ def shrink(source: Path, target: Path) -> None:
         image.thumbnail((_WIDTH, _HEIGHT))
         image.save(target, optimize=True)
         if target.stat().st_size > _LARGEST:
-            image.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
+            # This method keeps rare colors, such as the light end of a color bar.
+            colors = Image.Quantize.MAXCOVERAGE
+            image.quantize(256, method=colors, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def main() -> None:
