@@ -210,8 +210,8 @@ class _Search:
 
     def _moments(self, values: FloatArray, highest: int) -> FloatArray:
         """Sums of ``values * y**i * x**j``, without BLAS, whose rounding depends on the number of threads."""
-        by_row = [np.einsum("hw,w->h", values, power) for power in self._x[: highest + 1]]
-        return np.array([[np.sum(row * power) for row in by_row] for power in self._y[: highest + 1]])
+        by_row = np.array([np.einsum("hw,w->h", values, power) for power in self._x[: highest + 1]])
+        return np.asarray((self._y[: highest + 1, None] * by_row).sum(axis=2))
 
 
 def _is_gaussian(terms: FloatArray) -> bool:
