@@ -102,9 +102,13 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Check links, commands and Python examples of the documentation, execute its tutorials, and build its site."""
+    """Check links, commands and Python examples of the documentation, execute its tutorials, and build its site.
+
+    ``nox -s docs -- site`` only executes the tutorials and builds the site.
+    """
     session.install("-e", ".[test,docs]")
-    session.run("python", "-m", "pytest", "-n0", "tests/test_documentation.py")
+    if session.posargs != ["site"]:
+        session.run("python", "-m", "pytest", "-n0", "tests/test_documentation.py")
     # The theme otherwise prints an advertisement of its successor.
     session.run("python", "-m", "mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
 
