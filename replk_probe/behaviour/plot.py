@@ -250,7 +250,14 @@ def draw_benchmark(result: BehaviourResult, *, random: Collection[str] = ()) -> 
     labels = [*(one.label for one in networks), PEOPLE]
     width = page_width()
     left = min(max(text_points(label, SMALL_SIZE) for label in labels) + 10, 130) / 72
-    gap, top, bottom = 0.2, 0.3, 0.74
+    caption = (
+        "Lines: 95 % bootstrap intervals, over images for the accuracy and over people for the others. The dashed "
+        "line is the mean of people, each compared with the others."
+    )
+    if any(one.n_sets < len(result.sets) for one in result.networks):
+        caption += " Numbers of networks with fewer sets are not comparable with the others."
+    lines = fitted_lines(caption, (width - 0.12) * 72, SMALL_SIZE)
+    gap, top, bottom = 0.2, 0.3, 0.5 + 0.12 * len(lines)
     inside = _ROW * len(labels) + 0.06
     height = top + inside + bottom
     each = (width - left - 0.1 - 3 * gap) / len(NUMBERS)
@@ -263,12 +270,8 @@ def draw_benchmark(result: BehaviourResult, *, random: Collection[str] = ()) -> 
             shown = [*(one.fitted_label(left * 72 - 8) for one in networks), PEOPLE]
             ax.set_yticks(range(len(labels)), shown if column == 0 else [""] * len(labels))
         add_heading(figure, [title_line(f"Networks and people on {_over(result)}")], 0.06)
-        caption = (
-            "Lines: 95 % bootstrap intervals, over images for the accuracy and over people for the others. The dashed "
-            "line is the mean of people, each compared with the others."
-        )
-        for row, line in enumerate(fitted_lines(caption, (width - 0.12) * 72, SMALL_SIZE)):
-            figure.text(0.06 / width, (0.2 - row * 0.12) / height, line, **Line(line).style)
+        for row, line in enumerate(reversed(lines)):
+            figure.text(0.06 / width, (0.08 + row * 0.12) / height, line, **Line(line).style)
     return figure
 
 

@@ -21,6 +21,14 @@ def _chosen(ctx: click.Context, argument: click.Parameter, value: str | tuple[st
     try:
         return choose_sets(value if isinstance(value, str) else ",".join(value))
     except InvalidInputError as error:
+        given = value if isinstance(value, str) else value[0]
+        if ctx.command.name == "verify" and Path(given).is_dir():
+            raise click.BadParameter(
+                f"{given} is a folder. The first argument is the name of a set, and the second one its folder: "
+                f"'cue-conflict {given}'.",
+                ctx,
+                argument,
+            ) from error
         raise click.BadParameter(str(error), ctx, argument) from error
 
 

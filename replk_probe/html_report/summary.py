@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from replk_probe.collection import Collection, Saved
 from replk_probe.kernels.result import KernelResult
-from replk_probe.reliance.suppressions import SHAPE, TEXTURE
+from replk_probe.reliance.suppressions import COLOR, SHAPE, TEXTURE
 from replk_probe.runtime.formatting import dimensions
 from replk_probe.runtime.provenance import RunInfo, WeightsInfo
 
@@ -40,9 +40,8 @@ _KERNEL_COLUMNS = (
 )
 _RELIANCE_COLUMNS = tuple(
     (f"no {cue}", f"Accuracy when the {cue} is suppressed, relative to the accuracy without a suppression")
-    for cue in (SHAPE, TEXTURE)  # color is in the section, since the table is as wide as the page
+    for cue in (SHAPE, TEXTURE, COLOR)
 )
-
 _BEHAVIOUR_COLUMNS = (
     ("OOD accuracy", "Share of correct decisions on the sets of model-vs-human"),
     ("error consistency", "Cohen's kappa of being right or wrong on the same images as people"),
@@ -123,6 +122,9 @@ def summary_of(collection: Collection) -> Summary:
             name = names[erf_index] if is_several and erf_index is not None else key[0]
             rows.append(SummaryRow(name, badge(weights), style, cells))
     used = [index for index in range(len(_COLUMNS)) if any(row.cells[index].value is not None for row in rows)]
+    shape, texture, color = (_COLUMNS.index(column) for column in _RELIANCE_COLUMNS)
+    if color in used and {shape, texture} & {*used}:  # it is in the section, since the table is as wide as the page
+        used.remove(color)
     return Summary(
         [_COLUMNS[index] for index in used],
         [replace(row, cells=tuple(row.cells[index] for index in used)) for row in rows],

@@ -65,6 +65,11 @@ def test_names_of_sets_to_verify_are_separated_by_commas(replk_probe: Run) -> No
     assert result.exit_code == 1 and "Separate the names of sets by commas: 'edge,sketch'." in result.stderr
 
 
+def test_verify_a_folder_without_the_name_of_its_set(replk_probe: Run, tmp_path: Path) -> None:
+    done = replk_probe("data", "verify", tmp_path)
+    assert done.exit_code == 2 and "is a folder. The first argument is the name of a set" in done.stderr
+
+
 def test_verify_what_was_not_fetched(replk_probe: Run) -> None:
     result = replk_probe("data", "verify", "cue-conflict")
     assert result.exit_code == 1

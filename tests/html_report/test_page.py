@@ -28,6 +28,7 @@ from replk_probe.html_report.charts import log_ticks, round_ticks
 from replk_probe.html_report.map_images import LARGEST, map_image
 from replk_probe.html_report.names import erf_names
 from replk_probe.html_report.summary import summary_of
+from replk_probe.reliance import RelianceResult, parse_suppressions
 from replk_probe.runtime.provenance import RANDOM_INIT, USER_MODULE, HeadInfo, RunInfo, WeightsInfo
 from replk_probe.sweeps.folder import SweepFolder
 from replk_probe.sweeps.result import SweepResult
@@ -147,6 +148,16 @@ def test_the_summary_has_the_numbers_of_the_records(page: str, collection: Colle
     for row, saved in zip(rows[1:], collection.reliance, strict=True):
         assert [float(value) for value, _ in row[7:]] == [one.relative_accuracy for one in saved.result.profile[:2]]
     assert [value for value, _ in rows[2][3:5]] == ["", ""] and rows[2][3][1] == "\u2013"
+
+
+def test_color_is_in_the_summary_if_no_other_cue_was_suppressed(collection: Collection) -> None:
+    targets, run = np.arange(40) % 4, collection.reliance[0].result.run
+    gray = RelianceResult.from_decisions(
+        np.stack([targets, targets.clip(1)]), targets, parse_suppressions("grayscale"),
+        pictures=np.zeros((2, 48, 48, 3), np.uint8), run=run, label_space="indices", classes="0123",
+    )  # fmt: skip
+    summary = summary_of(collected([gray]))
+    assert [name for name, _ in summary.columns] == ["no color"] and summary.rows[0].cells[0].value == 0.75
 
 
 def test_weights_are_told_apart_by_words(page: str) -> None:

@@ -23,14 +23,14 @@ from replk_probe.models.inference.copying import meta_copy_of
 
 NETWORKS = Path(__file__).parents[1] / "networks_of_others.py"
 SMALL = NETWORKS.with_name("small_timm_networks.py")
-# Options that leave few blocks in each stage of timm's networks, the number of modules that these networks merge, and of
-# kernels larger than 1 x 1 that "all" selects in them.
+# Options that leave few blocks in each stage of timm's networks.
 FEW_BLOCKS: dict[str, dict[str, Any]] = {
     "fastvit_t8": {"layers": (1, 1, 1, 1)},
     "repvit_m0_9": {"depth": (1, 1, 1, 1)},
     "shvit_s1": {"depth": (1, 1, 1)},
     "iformer_t": {"depths": (1, 1, 4, 3), "attn_groups": (0, 0, 1, 1)},
 }
+# Number of modules that these networks merge, and of kernels larger than 1 x 1 that "all" selects in them.
 TIMM = {
     f"{SMALL}:mobileone": (3, 1),
     f"{SMALL}:repvgg": (4, 4),
