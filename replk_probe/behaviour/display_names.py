@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from replk_probe.runtime.provenance import RunInfo
+from replk_probe.shape_bias.decisions import as_observer
 
 from .result_notes import notes_of
 
@@ -21,7 +22,7 @@ def with_distinct_names(results: Sequence[BehaviourResult]) -> tuple[BehaviourRe
         if isinstance(result.run, RunInfo):
             full.setdefault(result.model, set()).add(result.run.model)
     return tuple(
-        _renamed(result, {str(result.model): result.run.model})
+        _renamed(result, {str(result.model): as_observer(result.run.model)})
         if isinstance(result.run, RunInfo) and result.trials and len(full[result.model]) > 1
         else result
         for result in results
@@ -37,9 +38,9 @@ def with_display_names(results: Sequence[BehaviourResult]) -> tuple[BehaviourRes
     for result in results:
         if result.model is not None and isinstance(result.run, RunInfo):
             full.setdefault(result.model, set()).add(result.run.model)
-    given = {short: name for short, (name, *others) in full.items() if not others}
+    given = {short: as_observer(name) for short, (name, *others) in full.items() if not others}
     return tuple(
-        _renamed(result, given | {result.model: result.run.model})
+        _renamed(result, given | {result.model: as_observer(result.run.model)})
         if result.model is not None and isinstance(result.run, RunInfo)
         else _renamed(result, given)
         for result in results

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replk_probe.errors import InvalidInputError
+from replk_probe.runtime.escaping import printable
 
 from .statistics import Choices, CueCounts, choices, count_cues
 from .stimuli.names import CATEGORIES, image_id_of, is_text, parse_stimulus_name
@@ -147,6 +148,11 @@ class Decisions:
     def renamed(self, observer: str) -> Decisions:
         """The same decisions under another name."""
         return replace(self, observer=observer)
+
+
+def as_observer(name: str) -> str:
+    """The name of a model in a record as that of an observer: printable, on one line."""
+    return " ".join(printable(name).split())
 
 
 def check_observer(name: Any) -> None:

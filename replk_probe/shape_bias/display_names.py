@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from replk_probe.runtime.provenance import RunInfo
 
+from .decisions import as_observer
+
 if TYPE_CHECKING:
     from .result import ShapeBiasResult
 
@@ -25,5 +27,5 @@ def _with_display_name(result: ShapeBiasResult) -> ShapeBiasResult:
     if result.model is None or result.decisions is None or not isinstance(result.run, RunInfo):
         return result
     head = result.run.weights.head
-    name = result.run.model if head is None else f"{result.run.model}, {head.kind_label}"
+    name = as_observer(result.run.model if head is None else f"{result.run.model}, {head.kind_label}")
     return replace(result, model=replace(result.model, name=name), decisions=result.decisions.renamed(name))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from replk_probe.behaviour import BehaviourResult, Trials
-from replk_probe.behaviour.display_names import with_distinct_names
+from replk_probe.behaviour.display_names import with_display_names, with_distinct_names
 from replk_probe.collection import Saved, collected, find_results
 from replk_probe.html_report import render_report
 from replk_probe.html_report.behaviour_section import behaviour_section
@@ -69,6 +70,15 @@ def measured(model: str, *responses: str, dataset: str = "edge") -> BehaviourRes
         seconds=1.5,
     )  # fmt: skip
     return BehaviourResult.from_trials([], measured=[trials], run=run)
+
+
+def test_names_in_records_become_printable() -> None:
+    result = measured("net", *ANSWERS)
+    assert isinstance(result.run, RunInfo)
+    hostile = replace(result, run=replace(result.run, model="a\x1b[31m\n\u202e\xa0:net"))
+    (shown,) = with_display_names([hostile])
+    assert [one.name for one in shown.networks] == ["a\\x1b[31m\\n\\u202e :net"]
+    assert "a\\x1b[31m" in render_report([hostile])
 
 
 def test_networks_with_one_short_name_are_measured_ones() -> None:
