@@ -85,7 +85,13 @@ SMALL: dict[str, Any] = {
     # A layer scale of one, as at 1e-6 the blocks would hardly count and nothing in them could be found wrong.
     "slak": lambda: SLaK(kernel_sizes=(51, 49, 47, 13), depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), layer_scale=1.0),
     "unireplknet": lambda: UniRepLKNet((1, 1, 2, 1), (8, 8, 16, 16), ((3,), (17,), (13, 3), (7,)), layer_scale=1.0),
-    "mobilenet": lambda: LargeKernelMobileNetV2(13, small_kernel=3),
+    "mobilenet": lambda: LargeKernelMobileNetV2(
+        13,
+        small_kernel=3,
+        setting=((1, 8, 1, 1), (6, 8, 2, 2), (6, 16, 2, 2), (6, 16, 1, 1)),
+        stem_width=8,
+        last_width=32,
+    ),
     "convnext": lambda: LargeKernelConvNeXt(depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), layer_scale=1.0),
     "resnet": lambda: timm.create_model("resnet18", num_classes=10),
     "timm-convnext": lambda: timm.create_model("convnext_atto", num_classes=10, ls_init_value=1.0),

@@ -128,14 +128,14 @@ def test_slaks_strips_and_their_sum() -> None:
 
 
 def test_slaks_sparsity() -> None:
-    model = create_model("slak_tiny")
+    model = SLaK(kernel_sizes=(51, 49, 47, 13), depths=(1, 1, 2, 1), dims=(24, 32, 48, 64))
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         if "large_kernel" in name and name.endswith("conv.weight"):
             order = torch.randperm(parameter.numel(), generator=generator)
             parameter.data.view(-1)[order[: round(0.4 * parameter.numel())]] = 0.0
     result = measure_kernels(model, "all", "all")
-    assert len(result.kernels) == 18 * 5
+    assert len(result.kernels) == 5 * 5
     for kernel in result.kernels:
         assert kernel.zero_fraction == pytest.approx(0.4, abs=1e-3), (kernel.layer, kernel.variant)
 
