@@ -216,28 +216,28 @@ def test_the_averaged_entry(name: str, tmp_path: Path) -> None:
 
 
 def test_any_file_that_fits_can_be_rewritten(tmp_path: Path) -> None:
-    model = create_model("resnet18")
+    model = create_model("test_resnet")
     state = {f"module.{key}": value for key, value in model.state_dict().items()}
     out = tmp_path / "out.safetensors"
-    reparam_checkpoint(saved(tmp_path / "ddp.pth", state), out, "resnet18", merge=False)
+    reparam_checkpoint(saved(tmp_path / "ddp.pth", state), out, "test_resnet", merge=False)
     assert bitwise_equal(read(out), model.state_dict())
 
 
 @pytest.mark.parametrize(
     ("model", "options", "error", "match"),
     [
-        ("resnet18", {}, InvalidInputError, r"resnet18 has nothing to merge.*ResNet has parallel branches"),
+        ("test_resnet", {}, InvalidInputError, r"test_resnet has nothing to merge.*ResNet has parallel branches"),
         (
-            "resnet18",
+            "test_resnet",
             {"scheme": "official"},
             InvalidInputError,
             r"scheme 'official' does not apply to.*Use replk-probe",
         ),
-        ("resnet18", {"scheme": "timm"}, InvalidInputError, r"its own names are timm's\. Use replk-probe"),
-        ("replknet3", {"scheme": "timm"}, InvalidInputError, r"timm has no RepLKNet\. Use official or replk-probe"),
-        ("mobilenetv2_k9_rep", {"scheme": "timm"}, InvalidInputError, r"only has 3 x 3 kernels"),
-        ("mobilenetv2_k9_rep", {"scheme": "official"}, InvalidInputError, r"no code for"),
-        ("replknet3", {"scheme": "keras"}, InvalidInputError, r"Unknown naming scheme 'keras'.*official, replk-probe"),
+        ("test_resnet", {"scheme": "timm"}, InvalidInputError, r"its own names are timm's\. Use replk-probe"),
+        ("replknet_micro_k3", {"scheme": "timm"}, InvalidInputError, r"timm has no RepLKNet\. Use official or replk-probe"),
+        ("mobilenetv2_micro_k13_rep", {"scheme": "timm"}, InvalidInputError, r"only has 3 x 3 kernels"),
+        ("mobilenetv2_micro_k13_rep", {"scheme": "official"}, InvalidInputError, r"no code for"),
+        ("replknet_micro_k3", {"scheme": "keras"}, InvalidInputError, r"Unknown naming scheme 'keras'.*official, replk-probe"),
         ("replknet31", {}, UnknownModelError, r"similar: replknet31"),
     ],
 )

@@ -23,7 +23,7 @@ PLACE = "stages.3.blocks.0.large_kernel"
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same weights under the authors' names in both serializations, and as safetensors."""
     folder = tmp_path_factory.mktemp("files")
-    state = create_model("replknet3", seed=5).state_dict()
+    state = create_model("replknet_micro_k13", "random", seed=5).state_dict()
     official = {re.sub(r"(?<=large_kernel\.)large_conv", "lkb_origin", name): value for name, value in state.items()}
     found = {name: folder / name for name in ("zip.pth", "legacy.pth", "own.safetensors")}
     torch.save({"model": official}, found["zip.pth"])
@@ -34,8 +34,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("kind", ["zip.pth", "legacy.pth", "own.safetensors"])
 def test_only_what_is_needed_becomes_real(files: dict[str, Path], kind: str) -> None:
-    whole = create_model("replknet3", files[kind])
-    part = create_partly("replknet3", files[kind], lambda model: [PLACE])
+    whole = create_model("replknet_micro_k13", files[kind])
+    part = create_partly("replknet_micro_k13", files[kind], lambda model: [PLACE])
     for name, value in part.state_dict().items():
         # torch itself makes the counter of a norm on the CPU, whatever the device.
         if not name.endswith("num_batches_tracked"):
@@ -51,14 +51,14 @@ def test_what_is_not_needed_may_not_differ_either(files: dict[str, Path], tmp_pa
     del state["stages.0.blocks.0.pw1.conv.weight"]
     torch.save(state, tmp_path / "short.pth")
     with pytest.raises(WeightsError, match=r"1 missing key \(stages.0.blocks.0.pw1.conv.weight\)"):
-        create_partly("replknet3", tmp_path / "short.pth", lambda model: [PLACE])
+        create_partly("replknet_micro_k13", tmp_path / "short.pth", lambda model: [PLACE])
 
 
 def test_what_is_needed_and_missing_is_named_first(files: dict[str, Path], tmp_path: Path) -> None:
     state = {name: value for name, value in torch.load(files["legacy.pth"]).items() if not name.startswith("stages.")}
     torch.save(state, tmp_path / "short.pth")
     with pytest.raises(WeightsError, match=rf"missing keys \({PLACE}.large_conv.conv.weight, "):
-        create_partly("replknet3", tmp_path / "short.pth", lambda model: [PLACE])
+        create_partly("replknet_micro_k13", tmp_path / "short.pth", lambda model: [PLACE])
 
 
 def test_unused_numbers_are_not_checked(files: dict[str, Path], tmp_path: Path) -> None:
@@ -66,15 +66,15 @@ def test_unused_numbers_are_not_checked(files: dict[str, Path], tmp_path: Path) 
     state["head.weight"][0, 0] = float("nan")
     torch.save(state, tmp_path / "nan.pth")
     with pytest.raises(WeightsError, match="NaN"):
-        create_model("replknet3", tmp_path / "nan.pth")
-    create_partly("replknet3", tmp_path / "nan.pth", lambda model: [PLACE])
+        create_model("replknet_micro_k13", tmp_path / "nan.pth")
+    create_partly("replknet_micro_k13", tmp_path / "nan.pth", lambda model: [PLACE])
     with pytest.raises(WeightsError, match="NaN"):
-        create_partly("replknet3", tmp_path / "nan.pth", lambda model: ["head"])
+        create_partly("replknet_micro_k13", tmp_path / "nan.pth", lambda model: ["head"])
 
 
 def test_random_weights_are_those_of_the_whole_network() -> None:
-    part = create_partly("replknet3", "random", lambda model: [PLACE], seed=3)
-    whole = create_model("replknet3", "random", seed=3)
+    part = create_partly("replknet_micro_k13", "random", lambda model: [PLACE], seed=3)
+    whole = create_model("replknet_micro_k13", "random", seed=3)
     assert all(map(torch.equal, part.state_dict().values(), whole.state_dict().values()))
 
 
@@ -84,7 +84,7 @@ def test_what_is_needed_is_asked_before_a_file_is_read(files: dict[str, Path]) -
 
     for weights in (files["zip.pth"], "random"):
         with pytest.raises(InvalidInputError, match="no such layer"):
-            create_partly("replknet3", weights, refuse)
+            create_partly("replknet_micro_k13", weights, refuse)
 
 
 class Written(nn.Module):
