@@ -173,14 +173,14 @@ def test_the_gradient_of_a_shortcut_around_a_relu_is_not_replaced(inplace: bool)
 
 @pytest.mark.parametrize("name", ATTRIBUTIONS)
 def test_relus_in_place_change_nothing(name: str) -> None:
-    images = batch()
+    images = batch(side=8)
     plain = NeuronERF(small()).attribute(images, attribution=name)
     close(NeuronERF(small(inplace=True)).attribute(images, attribution=name), plain)
 
 
 @pytest.mark.parametrize("name", ATTRIBUTIONS)
 def test_the_network_and_the_images_are_left_as_they_were(name: str) -> None:
-    model, images = small(inplace=True).train(), batch()
+    model, images = small(inplace=True).train(), batch(side=8)
     model[0].weight.requires_grad_(False)
     before, given = copy.deepcopy(model.state_dict()), images.clone()
     state = torch.get_rng_state()
@@ -196,19 +196,19 @@ def test_the_network_and_the_images_are_left_as_they_were(name: str) -> None:
 
 @pytest.mark.parametrize("name", ATTRIBUTIONS)
 def test_images_do_not_influence_each_other(name: str) -> None:
-    model, images = small(), batch(3)
+    model, images = small(), batch(3, 8)
     together = NeuronERF(model).attribute(images, attribution=name)
     alone = torch.cat([NeuronERF(model).attribute(image[None], attribution=name) for image in images])
     torch.testing.assert_close(together, alone, rtol=0, atol=0)
     with torch.inference_mode():
         inside = NeuronERF(model).attribute(images.clone(), attribution=name)
     torch.testing.assert_close(inside, together, rtol=0, atol=0)
-    assert NeuronERF(model).attribute(images[:0], attribution=name).shape == (0, 3, 16, 16)
+    assert NeuronERF(model).attribute(images[:0], attribution=name).shape == (0, 3, 8, 8)
 
 
 @pytest.mark.parametrize("name", ATTRIBUTIONS)
 def test_an_image_that_is_not_finite_is_nan_alone(name: str) -> None:
-    images = batch(2)
+    images = batch(2, 8)
     images[0, 1, 2, 3] = torch.nan
     found = NeuronERF(small()).attribute(images, attribution=name)
     assert found[0].isnan().all() and found[1].isfinite().all()
@@ -216,7 +216,7 @@ def test_an_image_that_is_not_finite_is_nan_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", ATTRIBUTIONS)
 def test_every_way_to_measure_gives_the_same_map(name: str) -> None:
-    model, images = small(), batch()
+    model, images = small(), batch(side=8)
     erf = NeuronERF(model, convention="openerf")
     attributions = erf.attribute(images, attribution=name)
     scores = erf.scores(attributions)

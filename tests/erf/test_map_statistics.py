@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -210,6 +210,7 @@ maps = arrays.arrays(
 ).filter(lambda scores: scores.max() > 0)
 
 
+@settings(max_examples=40)
 @given(maps)
 def test_properties_of_every_map(scores: np.ndarray) -> None:
     numbers = erf_numbers(scores, (0.3, 0.7))

@@ -18,7 +18,7 @@ from replk_probe.images import normalize
 
 NETWORKS: dict[str, tuple[str, dict[str, Any], int]] = {
     # Four positions without patches: the lower-right one.
-    "cnn": ("resnet18", {}, 64),
+    "cnn": ("resnet18", {"layers": (1, 1, 1, 1), "channels": (16, 32, 48, 64)}, 64),
     "transformer": ("vit_tiny_patch16_224", {"img_size": 64, "depth": 3}, 64),
     "distilled": ("deit_tiny_distilled_patch16_224", {"img_size": 64, "depth": 2}, 64),
     # Four positions, channels-last, of patches: the upper-left one.

@@ -360,7 +360,9 @@ def test_a_detector_without_a_named_map_is_one_line_with_keys_and_sizes(detector
 
 
 @pytest.mark.parametrize(
-    "name", ["retinanet_resnet50_fpn", "fcos_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn"]
+    # FCOS has the pyramid of RetinaNet, and the detector of key points that of Mask R-CNN.
+    "name",
+    ["retinanet_resnet50_fpn", "maskrcnn_resnet50_fpn"],
 )
 def test_other_detectors(name: str) -> None:
     with torch.device("meta"):
@@ -369,7 +371,7 @@ def test_other_detectors(name: str) -> None:
     assert target.label == "backbone[0]" and target.layout.kind == "NCHW" and target.layout.size in ((24, 24), (12, 12))
 
 
-@pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_resnet50", "lraspp_mobilenet_v3_large"])
+@pytest.mark.parametrize("name", ["deeplabv3_resnet50", "lraspp_mobilenet_v3_large"])
 def test_segmentation_networks(name: str) -> None:
     with torch.device("meta"):
         model = torchvision.models.get_model(name, weights=None, weights_backbone=None)

@@ -234,10 +234,20 @@ def test_any_file_that_fits_can_be_rewritten(tmp_path: Path) -> None:
             r"scheme 'official' does not apply to.*Use replk-probe",
         ),
         ("test_resnet", {"scheme": "timm"}, InvalidInputError, r"its own names are timm's\. Use replk-probe"),
-        ("replknet_micro_k3", {"scheme": "timm"}, InvalidInputError, r"timm has no RepLKNet\. Use official or replk-probe"),
+        (
+            "replknet_micro_k3",
+            {"scheme": "timm"},
+            InvalidInputError,
+            r"timm has no RepLKNet\. Use official or replk-probe",
+        ),
         ("mobilenetv2_micro_k13_rep", {"scheme": "timm"}, InvalidInputError, r"only has 3 x 3 kernels"),
         ("mobilenetv2_micro_k13_rep", {"scheme": "official"}, InvalidInputError, r"no code for"),
-        ("replknet_micro_k3", {"scheme": "keras"}, InvalidInputError, r"Unknown naming scheme 'keras'.*official, replk-probe"),
+        (
+            "replknet_micro_k3",
+            {"scheme": "keras"},
+            InvalidInputError,
+            r"Unknown naming scheme 'keras'.*official, replk-probe",
+        ),
         ("replknet31", {}, UnknownModelError, r"similar: replknet31"),
     ],
 )
