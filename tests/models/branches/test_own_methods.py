@@ -23,12 +23,11 @@ from replk_probe.models.inference.copying import meta_copy_of
 
 NETWORKS = Path(__file__).parents[1] / "networks_of_others.py"
 SMALL = NETWORKS.with_name("small_timm_networks.py")
-# Options that leave few blocks in each stage of timm's networks.
+# Options that leave few blocks in each stage of timm's networks, with few channels.
 FEW_BLOCKS: dict[str, dict[str, Any]] = {
-    "fastvit_t8": {"layers": (1, 1, 1, 1)},
-    "repvit_m0_9": {"depth": (1, 1, 1, 1)},
-    "shvit_s1": {"depth": (1, 1, 1)},
-    "iformer_t": {"depths": (1, 1, 4, 3), "attn_groups": (0, 0, 1, 1)},
+    "fastvit_t8": {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 32, 64), "num_classes": 5},
+    "repvit_m0_9": {"depth": (1, 1, 1, 1), "embed_dim": (8, 16, 32, 64), "num_classes": 5},
+    "iformer_t": {"depths": (1, 1, 4, 3), "attn_groups": (0, 0, 1, 1), "dims": (8, 16, 32, 64), "num_classes": 5},
 }
 # Number of modules that these networks merge, and of kernels larger than 1 x 1 that "all" selects in them.
 TIMM = {
@@ -36,7 +35,7 @@ TIMM = {
     f"{SMALL}:repvgg": (4, 4),
     "fastvit_t8": (14, 13),
     "repvit_m0_9": (36, 10),
-    "shvit_s1": (27, 9),
+    f"{SMALL}:shvit": (27, 9),
     "iformer_t": (30, 5),
 }
 
@@ -115,7 +114,7 @@ def test_files_of_timm(network: str, layers: int, tmp_path: Path) -> None:
 
 @pytest.mark.no_cover
 def test_an_identity_that_a_method_adds_belongs_to_the_kernel() -> None:
-    model = trained("shvit_s1")
+    model = trained(f"{SMALL}:shvit")
     block = "stages.0.blocks.0.conv"
     branch, merged = measure_kernels(model, block, "all").kernels
     assert (branch.variant, branch.branches, merged.variant) == ("m.c", ("m.c",), "merged")
