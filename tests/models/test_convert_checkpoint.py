@@ -41,10 +41,10 @@ def convnext():
     return LargeKernelConvNeXt((11, 9, 9, 7), depths=shape[0], dims=shape[1], num_classes=10)
 
 def mobilenet():
-    return LargeKernelMobileNetV2(9, 3, num_classes=10)
+    return LargeKernelMobileNetV2(9, 3, num_classes=10, setting=((1, 16, 1, 1), (6, 24, 2, 2)))
 """
 # Convolutions before merging; layers.
-FAMILIES = {"replknet": (10, 5), "plain_replknet": (5, 5), "slak": (15, 5), "convnext": (10, 5), "mobilenet": (34, 17)}
+FAMILIES = {"replknet": (10, 5), "plain_replknet": (5, 5), "slak": (15, 5), "convnext": (10, 5), "mobilenet": (6, 3)}
 
 
 @pytest.fixture

@@ -32,6 +32,10 @@ def slak(decomposed: bool, small_kernel: int | None = 5, kernels: tuple[int, int
     return SLaK(kernels, (1, 2), (8, 12), small_kernel, decomposed, layer_scale=1.0)
 
 
+def mobilenet(small_kernel: int | None = None, shortcut: bool = True) -> nn.Module:
+    return LargeKernelMobileNetV2(9, small_kernel, shortcut=shortcut, setting=((1, 16, 1, 1), (6, 24, 2, 2)))
+
+
 FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "replknet": replknet,
     "replknet, no branch": lambda: replknet(None),
@@ -42,9 +46,9 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "slak, whole kernels, no branch": lambda: slak(False, None),
     "convnext": lambda: LargeKernelConvNeXt((11, 9), depths=(1, 2), dims=(8, 12), layer_scale=1.0),
     "unireplknet": lambda: UniRepLKNet((2, 2), (8, 12), ((3, 7), (5, 9)), layer_scale=1.0),
-    "mobilenet": lambda: LargeKernelMobileNetV2(9),
-    "mobilenet, branch": lambda: LargeKernelMobileNetV2(9, 3),
-    "mobilenet, branch, no shortcut": lambda: LargeKernelMobileNetV2(9, 3, shortcut=False),
+    "mobilenet": mobilenet,
+    "mobilenet, branch": lambda: mobilenet(3),
+    "mobilenet, branch, no shortcut": lambda: mobilenet(3, shortcut=False),
 }
 
 
