@@ -337,17 +337,14 @@ def official(model: nn.Module) -> dict[str, Tensor]:
     return in_scheme("official", model.state_dict())
 
 
-@pytest.mark.parametrize(
-    "wrap", [dict, lambda state: {"model": state}, lambda state: {"module." + k: v for k, v in state.items()}]
-)
 @pytest.mark.parametrize("naming", [official, nn.Module.state_dict])
 @pytest.mark.parametrize("form", ["train", "merged", "merged+fused"])
-def test_files_of_every_form(tmp_path: Path, form: str, naming: Any, wrap: Any) -> None:
+def test_files_of_every_form(tmp_path: Path, form: str, naming: Any) -> None:
     trained = small(1)
     if form != "train":
         (trained.reparameterize if form == "merged" else trained.fuse_bn)()
     file = tmp_path / "weights.pth"
-    torch.save(wrap(naming(trained)), file)
+    torch.save({"model": naming(trained)}, file)
     model = small(2)
     report = load_checkpoint(model, file)
     assert (report.form, report.head, report.num_classes) == (form, "loaded", 5)
@@ -383,7 +380,8 @@ def test_class_scores_need_a_classifier(tmp_path: Path) -> None:
 def refused(file: Path, state: dict[str, Tensor]) -> str:
     """The message for a file that does not match UniRepLKNet-A."""
     torch.save(state, file)
-    model = create_model("unireplknet_a")
+    with torch.device("meta"):
+        model = timm.create_model("unireplknet_a")
     with pytest.raises(WeightsError) as caught:
         load_checkpoint(model, file)
     message = str(caught.value)
