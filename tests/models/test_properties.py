@@ -30,7 +30,7 @@ names = st.text(st.sampled_from("abkrnetRST0123456789._-:/@ \n\x1b\u202e"), max_
 # -- names ------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(names)
 def test_a_name_that_is_no_model_is_one_of_our_errors(name: str) -> None:
     try:
@@ -72,6 +72,7 @@ def test_a_stage_and_a_block_are_there_or_an_error(network: nn.Module, stage: in
             resolve_layer(network, spec)
 
 
+@settings(max_examples=50)
 @given(st.one_of(names, st.from_regex(r"stage\d+(\.\d+)?", fullmatch=True)))
 def test_any_text_is_a_layer_or_an_error(network: nn.Module, spec: str) -> None:
     try:
@@ -107,7 +108,7 @@ def same(a: State, b: State) -> bool:
     return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     spelling=st.sampled_from(SPELLINGS),
     prefixes=st.lists(st.sampled_from(["module.", "_orig_mod.", "model."]), max_size=3),
@@ -132,7 +133,7 @@ def test_a_file_loads_whatever_its_names_prefixes_wrappers_and_order(
     assert (report.missing, report.dropped) == ((), ())
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data(), fault=st.sampled_from(["missing", "misshaped", "renamed", "additional"]))
 def test_one_tensor_that_does_not_fit_is_named_and_nothing_is_loaded(
     trained: State, file: Path, data: st.DataObject, fault: str
