@@ -298,7 +298,7 @@ def test_results_do_not_depend_on_the_number_of_threads(memory: int | None) -> N
     operands = draw((2, 3, 24, 21), (13, 31))
     before, found = torch.get_num_threads(), []
     try:
-        for threads in (1, 2, 3):
+        for threads in (1, 3):
             torch.set_num_threads(threads)
             found.append([computed(direction, *operands) for direction in DIRECTIONS])
     finally:
