@@ -145,7 +145,7 @@ def run_onnx(model: nn.Module, path: Path, opset: int, *images: Tensor) -> list[
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize(
-    ("use", "opset"), [("layer", 18), ("layer", 21), ("function", 18), ("even", 18), ("input gradient", 20)]
+    ("use", "opset"), [("layer", 21), ("function", 18), ("even", 18), ("input gradient", 20)]
 )
 def test_onnx_runtime_gives_the_same_results(use: str, opset: int, tmp_path: Path) -> None:
     model, images = USES[use]().eval(), (torch.randn(SHAPE), torch.randn(5, 3, 20, 31))
@@ -160,11 +160,10 @@ def test_onnx_runtime_gives_the_same_results(use: str, opset: int, tmp_path: Pat
     [
         (
             "replknet_micro_k31_rep",
-            {"layers": (1, 1), "channels": (16, 32), "strides": (4, 2), "kernel_sizes": (31, 13)},
+            {"layers": (1,), "channels": (16,), "strides": (4,), "kernel_sizes": (31,)},
         ),
         ("mobilenetv2_micro_k13_rep", {"setting": ((1, 16, 1, 1), (3, 24, 2, 2))}),
-        ("slak_tiny", {"depths": (1, 1), "dims": (16, 32), "kernel_sizes": (51, 49)}),
-        ("unireplknet_a", {"depths": (1, 1), "dims": (8, 16), "kernel_sizes": ((3,), (13,))}),
+        ("unireplknet_a", {"depths": (1,), "dims": (8,), "kernel_sizes": ((13,),)}),
     ],
 )
 def test_models_are_exported_to_onnx(name: str, options: dict[str, Any], tmp_path: Path) -> None:
