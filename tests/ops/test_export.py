@@ -144,9 +144,7 @@ def run_onnx(model: nn.Module, path: Path, opset: int, *images: Tensor) -> list[
 # The exporter and the packages that it uses warn of their own deprecations.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("native")
-@pytest.mark.parametrize(
-    ("use", "opset"), [("layer", 21), ("function", 18), ("even", 18), ("input gradient", 20)]
-)
+@pytest.mark.parametrize(("use", "opset"), [("layer", 21), ("function", 18), ("even", 18), ("input gradient", 20)])
 def test_onnx_runtime_gives_the_same_results(use: str, opset: int, tmp_path: Path) -> None:
     model, images = USES[use]().eval(), (torch.randn(SHAPE), torch.randn(5, 3, 20, 31))
     for found, image in zip(run_onnx(model, tmp_path / "model.onnx", opset, *images), images, strict=True):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from replk_probe import measure_kernels, measure_shape_bias
 from replk_probe.errors import InvalidInputError, WeightsError
-from replk_probe.models import UniRepLKNet, create_model, load_checkpoint, reparam_checkpoint
+from replk_probe.models import UniRepLKNet, load_checkpoint, reparam_checkpoint
 from replk_probe.models.architectures.unireplknet import UniRepLKNetBlock
 from replk_probe.models.checkpoints.detect import Fingerprint, fingerprint
 from replk_probe.models.checkpoints.rename_keys import in_scheme
