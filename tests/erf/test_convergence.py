@@ -187,12 +187,20 @@ def test_a_result_that_has_not_converged_says_so(replk_probe: Run, tmp_path: Pat
         assert bad.exit_code == 1 and bad.stderr.count("\n") == 1 and "The option until cannot be" in bad.stderr
 
 
-@pytest.mark.parametrize("stop_at", [5, 15, 23])
-def test_an_interrupted_measurement_ends_at_the_same_image(stop_at: int, tmp_path: Path) -> None:
-    batch = images(80)
-    width = relative_width(Scaled().eval(), batch[:20], [0.5])
+@pytest.fixture(scope="module")
+def uninterrupted() -> tuple[dict[str, Any], ErfResult]:
+    """Options of a measurement that ends after more than 20 images, and its result."""
+    width = relative_width(Scaled().eval(), images(20), [0.5])
     options: dict[str, Any] = dict(layer="second", thresholds=[0.5], until=width / 1.7, batch_size=1)
-    whole = measure_erf(Scaled().eval(), batch, **options)
+    return options, measure_erf(Scaled().eval(), images(80), **options)
+
+
+@pytest.mark.parametrize("stop_at", [5, 15, 23])
+def test_an_interrupted_measurement_ends_at_the_same_image(
+    stop_at: int, uninterrupted: tuple[dict[str, Any], ErfResult], tmp_path: Path
+) -> None:
+    batch = images(80)
+    options, whole = uninterrupted
     assert whole.n_images is not None and whole.n_images > 20
     model = Scaled().eval()
     torch.manual_seed(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import timm
 import torch
@@ -12,6 +14,7 @@ from replk_probe.kernels import find_layers
 from replk_probe.models import create_model
 
 
+@cache
 def skeleton(name: str) -> nn.Module:
     with torch.device("meta"):
         return create_model(name) if name.startswith("torchvision:") else timm.create_model(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from replk_probe.models.architectures.replknet import RepLKNet
 from replk_probe.models.architectures.slak import SLaK
 from replk_probe.models.layers.large_kernel import LargeKernelConv
 from replk_probe.ops import DepthwiseConv2d
+
+MICRO = "replknet_micro_k13_rep"
 
 
 def with_statistics(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -203,16 +206,16 @@ def test_a_network_whose_norms_cannot_be_found_is_noted() -> None:
 
 
 def test_dense_convolutions_are_aggregated_over_both_channel_axes_with_a_note() -> None:
-    model = with_statistics(timm.create_model("resnet18"))
+    model = with_statistics(timm.create_model("resnet18", channels=(8, 16, 24, 32)))
     result = measure_kernels(model, "layer2.0.conv2")
     (kernel,) = result.kernels
     weight = model.layer2[0].conv2.weight.detach().double() * scale_of(model.layer2[0].bn2)[:, None, None, None]
     np.testing.assert_allclose(kernel.magnitude, weight.abs().sum((0, 1)).numpy(), rtol=1e-13)
-    assert kernel.operation == "dense" and kernel.channels == 128
+    assert kernel.operation == "dense" and kernel.channels == 16
     assert kernel.to_json()["aggregated_over"] == "output and input channels"
     assert "layer2.0.conv2 is a dense convolution: aggregated over output and input channels." in result.notes
     best = weight.abs().sum((2, 3))
-    assert kernel.strongest_channels[0] == divmod(int(best.argmax()), 128)
+    assert kernel.strongest_channels[0] == divmod(int(best.argmax()), 16)
 
 
 def test_grouped_dilated_even_and_unusual_convolutions() -> None:
@@ -247,11 +250,17 @@ def test_channels_of_a_grouped_convolution_are_those_of_the_network() -> None:
     assert kernel.strongest_channels[:2] == ((6, 3), (8, 4))
 
 
-@pytest.mark.parametrize(
-    ("name", "block"), [("mobileone_s0", "stages.0.0"), ("repvit_m0_9", "stages.0.blocks.0.token_mixer")]
-)
-def test_branches_that_another_package_merges_are_added(name: str, block: str) -> None:
-    model = with_statistics(timm.create_model(name).double())
+def repvit() -> nn.Module:
+    return timm.create_model("repvit_m0_9", embed_dim=(16, 16, 24, 24), depth=(1, 1, 1, 1))
+
+
+def mobileone() -> nn.Module:
+    return create_model(f"{Path(__file__).parents[1] / 'models' / 'small_timm_networks.py'}:mobileone")
+
+
+@pytest.mark.parametrize(("build", "block"), [(mobileone, "stages.0.0"), (repvit, "stages.0.blocks.0.token_mixer")])
+def test_branches_that_another_package_merges_are_added(build: Callable[[], nn.Module], block: str) -> None:
+    model = with_statistics(build().double())
     (kernel,) = measure_kernels(model, block).kernels
     assert (kernel.layer, kernel.variant) == (block, "merged") and len(kernel.branches) > 2 and not kernel.notes
     (merged,) = measure_kernels(timm.utils.reparameterize_model(model), block).kernels
@@ -260,7 +269,7 @@ def test_branches_that_another_package_merges_are_added(name: str, block: str) -
 
 
 def test_one_branch_is_never_called_merged() -> None:
-    model = timm.create_model("repvit_m0_9")
+    model = repvit()
     block = "stages.0.blocks.0.token_mixer"
     variants = measure_kernels(model, block, "all").kernels
     assert [kernel.variant for kernel in variants] == ["conv1", "input", "large", "small", "merged"]
@@ -346,9 +355,9 @@ def test_half_precision_weights_are_fused_in_float64() -> None:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """RepLKNet-31B's little sister with names of the authors, as trained and merged, and without the last stage."""
+    """A small RepLKNet with names of the authors, as trained and merged, and without the last stage."""
     folder = tmp_path_factory.mktemp("weights")
-    model = with_statistics(create_model("replknet7", seed=1))
+    model = with_statistics(create_model(MICRO))
     names = {"large_conv": "lkb_origin", "reparam_conv": "lkb_reparam"}
 
     def official(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -364,9 +373,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_a_checkpoint_and_the_network_loaded_from_it_agree(files: dict[str, Path]) -> None:
-    by_file = measure_kernels("replknet7", "stage[34].*", "all", weights=str(files["trained"]))
-    by_model = measure_kernels(create_model("replknet7", files["trained"]), "stage[34].*", "all")
-    assert len(by_file.kernels) == 20 * 3 and by_file.run.weights == by_model.run.weights
+    by_file = measure_kernels(MICRO, "stage[34].*", "all", weights=str(files["trained"]))
+    by_model = measure_kernels(create_model(MICRO, files["trained"]), "stage[34].*", "all")
+    assert len(by_file.kernels) == 2 * 3 and by_file.run.weights == by_model.run.weights
     assert by_file.run.weights.form == "train" and len(by_file.run.weights.sha256 or "") == 64
     for first, second in zip(by_file.kernels, by_model.kernels, strict=True):
         np.testing.assert_array_equal(first.magnitude, second.magnitude)
@@ -374,21 +383,21 @@ def test_a_checkpoint_and_the_network_loaded_from_it_agree(files: dict[str, Path
 
 
 def test_a_merged_checkpoint(files: dict[str, Path]) -> None:
-    merged = measure_kernels("replknet7", "all", weights=str(files["merged"]))
-    trained = measure_kernels("replknet7", "all", weights=str(files["trained"]))
+    merged = measure_kernels(MICRO, "all", weights=str(files["merged"]))
+    trained = measure_kernels(MICRO, "all", weights=str(files["trained"]))
     for first, second in zip(merged.kernels, trained.kernels, strict=True):
         np.testing.assert_allclose(first.magnitude, second.magnitude, rtol=1e-6)  # rounded to float32 in the file
     with pytest.raises(InvalidInputError, match="is unknown"):
-        measure_kernels("replknet7", "stage4.0", "small", weights=str(files["merged"]))
+        measure_kernels(MICRO, "stage4.0", "small", weights=str(files["merged"]))
 
 
 def test_a_checkpoint_without_the_layer(files: dict[str, Path]) -> None:
     with pytest.raises(WeightsError, match=r"missing keys \(stages\.3\.blocks\.0\.large_kernel\."):
-        measure_kernels("replknet7", "stage4.0", weights=str(files["short"]))
+        measure_kernels(MICRO, "stage4.0", weights=str(files["short"]))
 
 
 def test_random_weights_depend_on_the_seed() -> None:
-    first, second, other = (measure_kernels("replknet7", "stage4.0", weights="random", seed=s) for s in (0, 0, 1))
+    first, second, other = (measure_kernels(MICRO, "stage4.0", weights="random", seed=s) for s in (0, 0, 1))
     assert first.run.weights.is_random and first.run.weights.seed == 0
     np.testing.assert_array_equal(first.kernels[0].magnitude, second.kernels[0].magnitude)
     assert not np.array_equal(first.kernels[0].magnitude, other.kernels[0].magnitude)
@@ -423,14 +432,14 @@ def test_arguments_that_cannot_be_used(arguments: dict[str, object], message: st
 
 
 def test_a_layer_given_as_a_module_is_recorded_by_its_path() -> None:
-    model = timm.create_model("resnet18")
+    model = timm.create_model("resnet18", channels=(8, 16, 24, 32))
     by_module = measure_kernels(model, model.layer4[0].conv1)
     by_path = measure_kernels(model, "layer4.0.conv1")
     np.testing.assert_array_equal(by_module.kernels[0].magnitude, by_path.kernels[0].magnitude)
     assert by_module.run.layers == by_path.run.layers == ("layer4.0.conv1",)
     assert len(measure_kernels(model, [model.layer4, model.conv1]).kernels) == 5
     with pytest.raises(InvalidInputError, match="not part of ResNet"):
-        measure_kernels("resnet18", model.conv1, weights="random")
+        measure_kernels("test_resnet", model.conv1, weights="random")
 
 
 def test_a_norm_that_starts_at_zero_leaves_no_mass() -> None:
