@@ -23,9 +23,13 @@ BUILD_ERROR = "_build_error.txt"
 CHECK_WITHOUT_LIBRARY = """
 import sys
 import torch
+from click.testing import CliRunner
 import replk_probe
+from replk_probe.cli.main import cli
 from replk_probe.ops import DepthwiseConv2d, native_info
 
+report = CliRunner().invoke(cli, ["info"]).output
+assert "compiler" in report.lower(), report
 assert replk_probe.__file__.startswith(sys.argv[1]), replk_probe.__file__
 assert not native_info().loaded and "compiler" in native_info().load_error.lower(), native_info()
 x = torch.randn(1, 4, 9, 9)
@@ -52,8 +56,10 @@ def build_wheel(session: nox.Session, folder: Path, **env: str) -> Path:
     # setuptools would copy files of an earlier build from its build folder.
     for stale in (Path("build"), folder):
         shutil.rmtree(stale, ignore_errors=True)
-    command = ("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".")
-    session.run(*command, env=env)
+    # An isolated environment for each build would be downloaded again.
+    session.install("setuptools>=77")
+    command = ("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir")
+    session.run(*command, str(folder), ".", env=env)
     return next(folder.glob("*.whl"))
 
 
@@ -137,10 +143,9 @@ def arm64(session: nox.Session) -> None:
 @nox.session
 def wheel(session: nox.Session) -> None:
     """Check the contents of the wheel, or of the wheels given after ``--``."""
-    # g++ 12 warns about its own AVX-512 headers (its bug 105593); any other warning leaves the library unbuilt.
-    flags = "-Werror -Wno-uninitialized -Wno-maybe-uninitialized"
     given = [Path(path) for path in session.posargs]
-    for path in given or [build_wheel(session, Path(session.create_tmp(), "wheel"), CXXFLAGS=flags)]:
+    # The contents do not depend on the optimization, which takes most of the time.
+    for path in given or [build_wheel(session, Path(session.create_tmp(), "wheel"), CXXFLAGS="-O0")]:
         if problems := wheel_problems(path):
             session.error("\n".join([f"{path.name}:", *problems]))
         session.log(f"{path.name} is complete.")
@@ -157,8 +162,6 @@ def no_compiler(session: nox.Session) -> None:
         path = build_wheel(session, folder / kind, **env)
         session.run("python", "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(package), str(path))
         with session.chdir(folder):
-            installed = {"PYTHONPATH": str(package)}
-            report = str(session.run("python", "-m", "replk_probe", "info", env=installed, silent=True))
-            if "compiler" not in report.lower():
-                session.error(f"The report does not name the compiler:\n{report}")
-            session.run("python", "-c", CHECK_WITHOUT_LIBRARY, str(package), env=installed, log=False)
+            session.run(
+                "python", "-c", CHECK_WITHOUT_LIBRARY, str(package), env={"PYTHONPATH": str(package)}, log=False
+            )
