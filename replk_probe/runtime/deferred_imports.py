@@ -3,7 +3,8 @@
 ``import timm`` defines all of its networks, ``import torchvision`` loads the compiler of torch, and ``import seaborn``
 loads statistics of scipy: together they take longer than most measurements of a small network. In a process that called
 :func:`defer_imports`, importing a module of these packages does not run the code of the packages themselves. It runs
-when one of their attributes is needed, so that ``timm.create_model`` works as always.
+when one of their attributes is needed, so that ``timm.create_model`` works as always. The color maps and styles of
+seaborn need no pandas, which is imported when a function of seaborn uses it.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ _INDEPENDENT = (
     *("timm.data.constants", "timm.data.dataset_info", "timm.data.imagenet_info"),
     *("torchvision.models.feature_extraction", "torchvision.ops.misc", "torchvision.utils", "torchvision.version"),
 )
+# Modules that need pandas in functions and annotations only.
+_PANDAS = "pandas"
+_PANDAS_LATER = ("seaborn._compat", "seaborn._core.typing", "seaborn.utils")
 _LOCK = threading.RLock()
 _RUNNING = "_replk_probe_running"
 # What is called when a module is imported.
@@ -102,22 +106,69 @@ class _Deferring(Loader):
         module.__class__ = _DeferredPackage
 
 
-class _Calling(Loader):
-    """Imports a module as usual, and then calls a function."""
+class _Wrapping(Loader):
+    """Imports a module as usual; subclasses do something else as well."""
 
-    def __init__(self, loader: Loader, function: Callable[[], None]) -> None:
-        self._loader, self._function = loader, function
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """The module that the usual loader creates."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the code of the module, then the function."""
+        """Run the code of the module."""
         assert module.__spec__ is not None
         module.__loader__ = module.__spec__.loader = self._loader
         self._loader.exec_module(module)
+
+
+class _Calling(_Wrapping):
+    """Imports a module as usual, and then calls a function."""
+
+    def __init__(self, loader: Loader, function: Callable[[], None]) -> None:
+        super().__init__(loader)
+        self._function = function
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the code of the module, then the function."""
+        super().exec_module(module)
         self._function()
+
+
+class _StandIn(ModuleType):
+    """A module of which a module got hold while it was imported, and which is imported when it is first used."""
+
+    def __getattr__(self, name: str) -> Any:
+        """An attribute of the module itself, or Any as long as the stand-in is what ``import`` finds."""
+        if sys.modules.get(self.__name__) is not self:
+            return getattr(importlib.import_module(self.__name__), name)
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Any
+
+
+class _WithoutPandas(_Wrapping):
+    """Imports a module as usual, but with a stand-in for pandas unless pandas is imported already.
+
+    Other modules never see the stand-in: matplotlib looks for pandas in ``sys.modules`` to recognize data frames.
+    """
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the code of the module."""
+        stand_in = _StandIn(_PANDAS)
+        if sys.modules.setdefault(_PANDAS, stand_in) is not stand_in:
+            super().exec_module(module)
+            return
+        try:
+            super().exec_module(module)
+        except Exception:
+            # Another version of the module may need pandas at once.
+            sys.modules.pop(_PANDAS, None)
+            super().exec_module(module)
+        finally:
+            if sys.modules.get(_PANDAS) is stand_in:
+                del sys.modules[_PANDAS]
 
 
 class _Finder(MetaPathFinder):
@@ -125,15 +176,16 @@ class _Finder(MetaPathFinder):
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """A deferred package; None for any other module, which is then found as usual."""
-        if name in _PACKAGES:
+        if name in _PACKAGES or name in _calls or name in _PANDAS_LATER:
             spec = PathFinder.find_spec(name, path)
-            if spec is not None and isinstance(spec.loader, SourceFileLoader):
-                spec.loader = _Deferring(spec.loader)
-            return spec
-        if name in _calls:
-            spec = PathFinder.find_spec(name, path)
-            if spec is not None and spec.loader is not None:
+            if spec is None or spec.loader is None:
+                return spec
+            if name in _calls:
                 spec.loader = _Calling(spec.loader, _calls.pop(name))
+            elif name in _PANDAS_LATER:
+                spec.loader = _WithoutPandas(spec.loader)
+            elif isinstance(spec.loader, SourceFileLoader):
+                spec.loader = _Deferring(spec.loader)
             return spec
         outer = name.rpartition(".")[0]
         if outer in _PACKAGES and name not in _INDEPENDENT and outer not in _INDEPENDENT:
@@ -142,7 +194,7 @@ class _Finder(MetaPathFinder):
 
 
 def defer_imports() -> None:
-    """Defer the code of seaborn, timm and torchvision in this process, unless they are imported already.
+    """Defer the code of pandas, seaborn, timm and torchvision in this process, unless they are imported already.
 
     For processes that belong to this package, such as those of the command line: it changes what ``import timm`` does
     in the whole process.

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 Run = Callable[[str], list[str]]
-HEAVY = ("torch._dynamo", "sympy", "triton", "torchvision.datasets", "timm.models.beit", "scipy.stats")
+HEAVY = ("torch._dynamo", "sympy", "triton", "torchvision.datasets", "timm.models.beit", "scipy.stats", "pandas")
 # Each line is a script, which runs in a fork of this process, because importing torch takes seconds.
 SERVER = """
 import json, os, sys
@@ -95,6 +96,43 @@ def test_everything_works_as_always(run: Run) -> None:
         "nms Resize resnet18",
         "heatmap False rocket",
     ]
+
+
+def test_seaborn_imports_pandas_when_it_uses_it(run: Run) -> None:
+    lines = run(
+        """
+        import os
+        import seaborn, seaborn.cm, seaborn.utils
+        print(len(seaborn.color_palette("crest", 3)), "pandas" in sys.modules)
+        if os.fork() == 0:
+            print(seaborn.utils.remove_na(seaborn.utils.np.array([1.0, float("nan")])), flush=True)
+            os._exit(0)
+        os.wait()
+        import pandas
+        print(pandas.DataFrame is seaborn.utils.pd.DataFrame, hasattr(seaborn.utils.pd, "no_such_name"))
+        print(seaborn.lineplot(pandas.DataFrame({"a": [1, 2], "b": [3, 4]}), x="a", y="b").get_ylabel())
+        """
+    )
+    assert lines == ["3 False", "[1.]", "True False", "b"]
+
+
+def test_a_module_that_uses_pandas_at_once(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "uses_pandas.py").write_text("import pandas as pd\nLENGTH = len(pd.DataFrame([1, 2]))\n")
+    (tmp_path / "fails.py").write_text("import pandas as pd\nraise RuntimeError('as always')\n")
+    lines = run(
+        f"""
+        from replk_probe.runtime import deferred_imports
+        deferred_imports._PANDAS_LATER += ("uses_pandas", "fails")
+        sys.path.insert(0, {str(tmp_path)!r})
+        try:
+            import fails
+        except RuntimeError as error:
+            print(error)
+        import uses_pandas
+        print(uses_pandas.LENGTH, type(sys.modules["pandas"]).__name__)
+        """
+    )
+    assert lines == ["as always", "2 module"]
 
 
 def test_any_module_may_be_imported_first(run: Run) -> None:
