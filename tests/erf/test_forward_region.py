@@ -55,12 +55,13 @@ def difference(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+SMALL_TIMM = Path(__file__).parents[1] / "models" / "small_timm_networks.py"
 # Networks, the layer, the size of the image, and whether anything is cropped for the middle position.
 FAMILIES: dict[str, tuple[Callable[[], nn.Module], str | None, tuple[int, int], bool]] = {
-    "resnet": (lambda: timm.create_model("resnet10t", channels=(8, 12, 16, 24)), "layer3", (259, 224), True),
+    "resnet": (lambda: timm.create_model("resnet10t", channels=(8, 12, 16, 24)), "layer3", (195, 160), True),
     "resnet, bottleneck": (lambda: timm.create_model("resnet26", channels=(8, 12, 16, 24)), "layer2", (97, 160), True),
     "convnext": (
-        lambda: timm.create_model("convnext_atto", depths=(1, 1, 2, 1), dims=(8, 16, 24, 32)), None, (387, 320), True
+        lambda: timm.create_model("convnext_atto", depths=(1, 1, 2, 1), dims=(8, 16, 24, 32)), None, (259, 288), True
     ),
     "replknet": (
         lambda: RepLKNet((13, 9, 7), (1, 1, 1), (8, 16, 16), strides=(4, 2, 2), **SMALL), None, (323, 416), True
@@ -71,9 +72,9 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], str | None, tuple[int, int], 
         lambda: LargeKernelMobileNetV2(
             9, 3, setting=((1, 8, 1, 1), (3, 12, 2, 2), (3, 16, 2, 2)), stem_width=8, last_width=32, **SMALL
         ),
-        "stage2", (259, 192), True,
+        "stage2", (195, 160), True,
     ),
-    "squeeze and excitation": (lambda: timm.create_model("mobilenetv3_small_050"), None, (99, 128), True),
+    "squeeze and excitation": (lambda: create_model(f"{SMALL_TIMM}:mobilenet_v3"), None, (99, 128), True),
     "densenet": (
         lambda: timm.create_model("densenet121", block_config=(2, 2), growth_rate=8), None, (161, 192), True
     ),
@@ -185,8 +186,9 @@ def same_padding(x: Tensor) -> Tensor:
 
 # Functions of a map and of a weight. After those that the tracer does not follow, nothing is cropped either.
 LOST: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    # Of every 16th position: the image on which copies are compared has 9216.
     "attention": lambda x, _: (
-        x.flatten(2) @ (x.flatten(2).transpose(1, 2) @ x.flatten(2)).softmax(-1)
+        x[:, :, ::4, ::4].flatten(2) @ (x[:, :, ::4, ::4].flatten(2).transpose(1, 2) @ x.flatten(2)).softmax(-1)
     ).view_as(x),
     "sum of rows": lambda x, _: torch.where(torch.ones_like(x[:1, :1]).cumsum(2) + 0 * x[:, :1].cumsum(2) > 17, x, -x),
     "upsampling": lambda x, _: F.interpolate(x, scale_factor=2.0),

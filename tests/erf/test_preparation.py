@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from replk_probe.erf import area_ratio, contribution_scores, prepare
 from replk_probe.errors import InvalidInputError
+from replk_probe.models import create_model
 from replk_probe.models.architectures.convnext import LargeKernelConvNeXt
 from replk_probe.models.architectures.mobilenet_v2 import LargeKernelMobileNetV2
 from replk_probe.models.architectures.replknet import RepLKNet
@@ -77,26 +79,25 @@ class Oddities(nn.Module):
         return self.norm(self.forward_features(x)).mean((2, 3))
 
 
+SMALL_TIMM = Path(__file__).parents[1] / "models" / "small_timm_networks.py"
 SMALL: dict[str, Any] = {
-    "replknet": lambda: RepLKNet(kernel_sizes=(31, 29, 27, 13), layers=(1, 1, 2, 1), channels=(8, 16, 24, 32)),
+    "replknet": lambda: RepLKNet(kernel_sizes=(31, 29, 13), layers=(1, 2, 1), channels=(8, 16, 24)),
     "replknet-no-branch": lambda: RepLKNet(
         kernel_sizes=(27, 13), layers=(1, 1), channels=(8, 16), small_kernel=None, dw_ratio=1.5
     ),
     # A layer scale of one, as at 1e-6 the blocks would hardly count and nothing in them could be found wrong.
-    "slak": lambda: SLaK(kernel_sizes=(51, 49, 47, 13), depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), layer_scale=1.0),
-    "unireplknet": lambda: UniRepLKNet((1, 1, 2, 1), (8, 8, 16, 16), ((3,), (17,), (13, 3), (7,)), layer_scale=1.0),
+    "slak": lambda: SLaK(kernel_sizes=(51, 49, 13), depths=(1, 1, 1), dims=(8, 8, 16), layer_scale=1.0),
+    "unireplknet": lambda: UniRepLKNet((1, 2, 1), (8, 16, 16), ((3,), (17, 13), (7,)), layer_scale=1.0),
     "mobilenet": lambda: LargeKernelMobileNetV2(
-        13,
-        small_kernel=3,
-        setting=((1, 8, 1, 1), (6, 8, 2, 2), (6, 16, 2, 2), (6, 16, 1, 1)),
-        stem_width=8,
-        last_width=32,
+        13, small_kernel=3, setting=((1, 8, 1, 1), (6, 16, 2, 2)), stem_width=8, last_width=32
     ),
     "convnext": lambda: LargeKernelConvNeXt(depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), layer_scale=1.0),
-    "resnet": lambda: timm.create_model("resnet18", num_classes=10),
-    "timm-convnext": lambda: timm.create_model("convnext_atto", num_classes=10, ls_init_value=1.0),
-    "timm-mobilenet": lambda: timm.create_model("mobilenetv3_small_050", num_classes=10),
-    "timm-regnet": lambda: timm.create_model("regnety_002", num_classes=10),
+    "resnet": lambda: timm.create_model("resnet18", layers=(2, 1, 1, 1), channels=(8, 12, 16, 24), num_classes=10),
+    "timm-convnext": lambda: timm.create_model(
+        "convnext_atto", depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), num_classes=10, ls_init_value=1.0
+    ),
+    "timm-mobilenet": lambda: create_model(f"{SMALL_TIMM}:mobilenet_v3"),
+    "timm-regnet": lambda: create_model(f"{SMALL_TIMM}:regnet"),
     "oddities": Oddities,
 }
 
@@ -105,7 +106,7 @@ SMALL: dict[str, Any] = {
 def test_same_map_in_float64(name: str) -> None:
     torch.manual_seed(0)
     model = trained_looking(SMALL[name]()).double()
-    batch = image(2, 3, 96, 128)
+    batch = image(2, 3, 64, 96)
     expected = contribution_scores(model, batch)
     assert expected.norm() > 0
     assert relative(contribution_scores(prepare(model), batch), expected) < 1e-9
@@ -686,7 +687,7 @@ def test_other_geometries_stay_with_torch(geometry: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["convnext_tiny", "slak_tiny"])
 def test_whole_networks_run_on_what_was_measured_to_be_fastest(name: str) -> None:
     torch.manual_seed(0)
-    model = timm.create_model(name)
+    model = timm.create_model(name, depths=(1, 1, 1, 1))
     prepared = prepare(model)
     prepared.methods.take()
     batch = image(1, 3, 96, 96)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from timm.models._efficientnet_blocks import SqueezeExcite
+from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
+from timm.models.mobilenetv3 import MobileNetV3
+from timm.models.regnet import RegNet, RegNetCfg
 from timm.models.shvit import SHViT
 from torch import nn
 
@@ -27,3 +33,16 @@ def mobileone() -> nn.Module:
 def shvit() -> nn.Module:
     """SHViT, with blocks with and without attention."""
     return SHViT(num_classes=5, embed_dim=(16, 24, 32), partial_dim=(4, 6, 8), depth=(1, 1, 1), types=("i", "s", "s"))
+
+
+def mobilenet_v3() -> nn.Module:
+    """MobileNet V3, with gates and both activations in blocks with and without a shortcut and an expansion."""
+    blocks = [["ds_r1_k3_s2_e1_c8_se0.25_nre"], ["ir_r2_k5_s2_e4_c16_se0.25"], ["cn_r1_k1_s1_c32"]]
+    gate = partial(SqueezeExcite, gate_layer="hard_sigmoid", force_act_layer=nn.ReLU)
+    sizes = {"num_classes": 5, "num_features": 24, "stem_size": 8}
+    return MobileNetV3(decode_arch_def(blocks), act_layer=nn.Hardswish, se_layer=gate, **sizes)
+
+
+def regnet() -> nn.Module:
+    """RegNetY, with four stages, the third of which has a block without a change of size."""
+    return RegNet(RegNetCfg(depth=5, w0=8, wa=8, wm=1.5, group_size=4, se_ratio=0.25), num_classes=5)
