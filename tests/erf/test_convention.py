@@ -126,7 +126,8 @@ def test_the_center_of_the_protocols_is_that_of_the_position() -> None:
 )
 def test_the_default_layer_after_the_norm_is_the_output_of_forward_features(name: str, before: str) -> None:
     options = {} if name.startswith("resnet") else {"img_size": 64}
-    options |= {"window_size": 2} if name.startswith("swin") else {}
+    options |= {"depth": 1} if name.startswith("vit") else {}
+    options |= {"window_size": 2, "depths": (1, 1, 1, 1)} if name.startswith("swin") else {}
     model = timm.create_model(name, **options)
     found = target_for(model, (1, 3, 64, 64), None, Convention(final_norm="after"))
     assert found.label == "forward_features"

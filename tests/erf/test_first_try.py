@@ -196,7 +196,6 @@ def test_the_input_of_the_last_pooling_is_measured(network: Callable[[], Any], l
         ("gmlp_s16_224", 224, "norm (input)", (14, 14)),
         ("hrnet_w18_small", 96, "forward_features", (3, 3)),
         ("inception_v3", 96, "forward_features", (1, 1)),
-        ("inception_v4", 128, "forward_features", (2, 2)),
         ("levit_128s", 224, "forward_features", (4, 4)),
         ("mobilevit_xxs", 96, "forward_features", (3, 3)),
         ("sam2_hiera_tiny", 96, "forward_features", (3, 3)),

@@ -602,8 +602,8 @@ def test_random_weights_that_leave_branches_closed_are_noted():
 
 
 def test_a_registered_model_keeps_its_name():
-    model = replk_probe.create_model("resnet18", "random")
-    assert measure_erf(model, torch.randn(1, 3, 64, 64)).run.model == "resnet18"
+    model = replk_probe.create_model("test_resnet", "random")
+    assert measure_erf(model, torch.randn(1, 3, 64, 64)).run.model == "test_resnet"
 
 
 def test_threads_do_not_disturb_each_other():

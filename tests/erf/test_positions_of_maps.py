@@ -291,6 +291,7 @@ def test_a_position_without_contribution_has_no_ratios() -> None:
     draw_positions(result)
 
 
+@pytest.mark.usefixtures("rendering")
 def test_the_table_and_the_figures_name_the_positions(tmp_path: Path) -> None:
     from replk_probe.erf.plot import plot_erf, save_figures
 

@@ -101,18 +101,16 @@ def checkpoints(tmp_path: Path) -> list[Path]:
     for seed, name in enumerate(("a/last.pth", "b/last.pth", "b/first.pth")):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        torch.save(create_model("resnet10t", weights="random", seed=seed).state_dict(), path)
+        torch.save(create_model(MODEL, weights="random", seed=seed).state_dict(), path)
         paths.append(path)
     return paths
 
 
 def test_checkpoints_of_one_model(replk_probe: Run, tmp_path: Path, checkpoints: list[Path]) -> None:
     weights = [text for path in checkpoints for text in ("--weights", path)]
-    done = replk_probe(
-        "erf", "--model", "resnet10t", *weights, "--images", 2, "--size", 32, "--output", tmp_path / "out"
-    )
+    done = replk_probe("erf", "--model", MODEL, *weights, "--images", 2, "--size", 32, "--output", tmp_path / "out")
     assert done.exit_code == 0, done.output
-    folders = ["resnet10t-a-last.pth", "resnet10t-b-last.pth", "resnet10t-first.pth"]
+    folders = [f"{MODEL}-a-last.pth", f"{MODEL}-b-last.pth", f"{MODEL}-first.pth"]
     assert {*folders, "erf_checkpoints.png", "erf_checkpoints.pdf", "comparison.png"} <= names_in(tmp_path / "out")
     results = [ErfResult.load(tmp_path / "out" / folder) for folder in folders]
     assert len({result.run.weights.sha256 for result in results}) == 3
@@ -122,7 +120,7 @@ def test_checkpoints_of_one_model(replk_probe: Run, tmp_path: Path, checkpoints:
     assert list(right.lines[0].get_ydata()) == [result.row("pixels", 0.2).ratio for result in results]
     assert [label.get_text() for label in left.get_xticklabels()] != [""] * 3
     # The same by repeated models.
-    models = ("--model", "resnet10t") * 3
+    models = ("--model", MODEL) * 3
     again = replk_probe("erf", *models, *weights, "--images", 2, "--size", 32, "--output", tmp_path / "out", "--resume")
     assert again.exit_code == 0 and again.stderr.count("already measured") == 3
 

@@ -29,32 +29,42 @@ def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
         (lambda: timm.create_model("resnet10t"), (96, 64), "layer4", Layout("NCHW", (3, 2))),
         (lambda: timm.create_model("convnext_atto"), (64, 64), "stages", Layout("NCHW", (2, 2))),
         (lambda: timm.create_model("mobilenetv3_small_100"), (64, 64), "forward_features", Layout("NCHW", (2, 2))),
-        (lambda: timm.create_model("vit_tiny_patch16_224"), (224, 224), "norm (input)", Layout("NLC", (14, 14), 1)),
         (
-            lambda: timm.create_model("vit_tiny_patch16_224", img_size=(64, 96)),
+            lambda: timm.create_model("vit_tiny_patch16_224", depth=1),
+            (224, 224),
+            "norm (input)",
+            Layout("NLC", (14, 14), 1),
+        ),
+        (
+            lambda: timm.create_model("vit_tiny_patch16_224", img_size=(64, 96), depth=1),
             (64, 96),
             "norm (input)",
             Layout("NLC", (4, 6), 1),
         ),
         (
-            lambda: timm.create_model("deit_tiny_distilled_patch16_224"),
+            lambda: timm.create_model("deit_tiny_distilled_patch16_224", depth=1),
             (224, 224),
             "norm (input)",
             Layout("NLC", (14, 14), 2),
         ),
         (
-            lambda: timm.create_model("vit_tiny_patch16_224", reg_tokens=4),
+            lambda: timm.create_model("vit_tiny_patch16_224", reg_tokens=4, depth=1),
             (224, 224),
             "norm (input)",
             Layout("NLC", (14, 14), 5),
         ),
         (
-            lambda: timm.create_model("swin_tiny_patch4_window7_224"),
+            lambda: timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1, 1, 1)),
             (224, 224),
             "norm (input)",
             Layout("NHWC", (7, 7)),
         ),
-        (lambda: torchvision.models.vit_b_32(), (224, 224), "encoder.ln (input)", Layout("NLC", (7, 7), 1)),
+        (
+            lambda: on_meta(torchvision.models.vit_b_32),
+            (224, 224),
+            "encoder.ln (input)",
+            Layout("NLC", (7, 7), 1),
+        ),
         (lambda: torchvision.models.swin_t(), (224, 224), "norm (input)", Layout("NHWC", (7, 7))),
     ],
     ids="resnet convnext mobilenet vit vit-wide deit registers swin tv-vit tv-swin".split(),
@@ -121,7 +131,7 @@ def test_swin_and_vit_scores_are_around_the_middle_patch() -> None:
     batch = torch.randn(1, 3, 64, 64)
     for model in (
         timm.create_model("vit_tiny_patch16_224", img_size=64, depth=1),
-        timm.create_model("swin_tiny_patch4_window7_224", img_size=64),
+        timm.create_model("swin_tiny_patch4_window7_224", img_size=64, depths=(1, 1, 1, 1)),
     ):
         scores = contribution_scores(model, batch)[0]
         y, x = divmod(int(scores.view(8, 8, 8, 8).sum((1, 3)).argmax()), 8)

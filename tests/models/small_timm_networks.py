@@ -32,7 +32,7 @@ def mobileone() -> nn.Module:
 
 def shvit() -> nn.Module:
     """SHViT, with blocks with and without attention."""
-    return SHViT(num_classes=5, embed_dim=(16, 24, 32), partial_dim=(4, 6, 8), depth=(1, 1, 1), types=("i", "s", "s"))
+    return SHViT(num_classes=5, embed_dim=(16, 24), partial_dim=(4, 6), depth=(1, 1), types=("i", "s"))
 
 
 def mobilenet_v3() -> nn.Module:

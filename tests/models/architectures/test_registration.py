@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import timm
@@ -101,10 +102,17 @@ def test_features_head_and_classifier(build) -> None:  # type: ignore[no-untyped
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["replknet3", "mobilenetv2_k3", "unireplknet_a"])
-def test_features_only(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "few"),
+    [
+        ("replknet3", {"layers": (1, 1, 1, 1)}),
+        ("mobilenetv2_k3", {}),
+        ("unireplknet_a", {"depths": (1, 1, 1, 1), "kernel_sizes": ((3,), (13,), (13,), (13,))}),
+    ],
+)
+def test_features_only(name: str, few: dict[str, Any]) -> None:
     with torch.device("meta"):
-        backbone = timm.create_model(name, features_only=True)
+        backbone = timm.create_model(name, features_only=True, **few)
         maps = backbone(torch.empty(1, 3, 64, 64))
     assert [tuple(m.shape[1:2]) for m in maps] == [(channels,) for channels in backbone.feature_info.channels()]
     assert [64 // m.shape[-1] for m in maps] == backbone.feature_info.reduction()

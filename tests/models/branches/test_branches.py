@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -317,11 +318,19 @@ def double() -> Iterator[None]:
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize(("name", "count"), [("fastvit_t8", 20), ("mobileone_s0", 43), ("repvit_m0_9", 23)])
+@pytest.mark.parametrize(
+    ("name", "few", "count"),
+    [
+        ("fastvit_t8", {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 32, 64)}, 14),
+        (f"{Path(__file__).parents[1] / 'small_timm_networks.py'}:mobileone", {}, 3),
+        ("repvit_m0_9", {"depth": (1, 1, 1, 1), "embed_dim": (8, 16, 32, 64)}, 7),
+    ],
+    ids=("fastvit", "mobileone", "repvit"),
+)
 @pytest.mark.usefixtures("double")
 @torch.no_grad()
-def test_the_sum_equals_timms_merging(name: str, count: int) -> None:
-    model = timm.create_model(name).eval()
+def test_the_sum_equals_timms_merging(name: str, few: dict[str, Any], count: int) -> None:
+    model = create_model(name, **few)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_()

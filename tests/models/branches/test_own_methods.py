@@ -35,7 +35,7 @@ TIMM = {
     f"{SMALL}:repvgg": (4, 4),
     "fastvit_t8": (14, 13),
     "repvit_m0_9": (36, 10),
-    f"{SMALL}:shvit": (27, 9),
+    f"{SMALL}:shvit": (17, 5),
     "iformer_t": (30, 5),
 }
 
@@ -93,7 +93,7 @@ def test_networks_of_timm(name: str) -> None:
     assert prepared.left_out == "" and len([*prepared.module.modules()]) < len([*model.modules()])
 
 
-@pytest.mark.parametrize(("network", "layers"), [("repvgg", 4), ("shvit", 27)])
+@pytest.mark.parametrize(("network", "layers"), [("repvgg", 4), ("shvit", 17)])
 def test_files_of_timm(network: str, layers: int, tmp_path: Path) -> None:
     name = f"{SMALL}:{network}"
     model = trained(name)
