@@ -18,7 +18,8 @@ from replk_probe.erf import contribution_scores
 
 # In the first three, batch norms precede tokens. Of equal blocks, few are enough in the suite.
 FEWER: dict[str, dict[str, Any]] = {
-    "xcit_nano_12_p8_224": {"depth": 2},
+    "levit_128s": {"depth": (1, 1, 1)},
+    "xcit_nano_12_p8_224": {"depth": 1},
     "efficientformer_l1": {"depths": (1, 1, 1, 2)},
 }
 SUITE = """levit_128s xcit_nano_12_p8_224 efficientformer_l1 test_byobnet test_convnext test_efficientnet test_maxvit

@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -302,9 +302,9 @@ def test_networks_for_one_size_are_rebuilt_and_left_alone(name: str) -> None:
     assert model.patch_embed.img_size == (224, 224)
     if "swin" in name:
         assert {block.window_size for block in plan.model.layers[0].blocks} == {(7, 7)}
-    # By name it is the same network, weights and all.
-    named = plan_erf(name, None, ErfConfig(images=1, size=256, weights="random"))
-    assert named.model.patch_embed.img_size == (256, 256)
+    else:  # by name it is the same network, weights and all
+        named = plan_erf(name, None, ErfConfig(images=1, size=256, weights="random"))
+        assert named.model.patch_embed.img_size == (256, 256)
 
 
 def test_torchvisions_transformer_keeps_its_function_at_its_own_size() -> None:
@@ -467,6 +467,14 @@ def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
     measure_erf(Tiny(), folder, **arguments, resume=True, thresholds=[0.7])  # thresholds cost nothing
 
 
+def measured_state(folder: Path) -> tuple[ErfResult, dict[str, Any], dict[str, Any], Callable[..., None]]:
+    """A result, the state and the arrays of its run, and a function that saves others in their place."""
+    result = measure_erf(Tiny(), batch(3), checkpoint=folder)
+    record = json.loads((folder / "state.json").read_text())
+    arrays = {name: np.load(folder / file) for name, file in record["arrays"].items()}
+    return result, record["state"], arrays, Checkpoint(folder, record["config"], environment=record["environment"]).save
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -485,21 +493,19 @@ def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_state_is_an_error(tmp_path: Path, change: dict[str, Any]) -> None:
-    expected = measure_erf(Tiny(), batch(3), checkpoint=tmp_path)
-    record = json.loads((tmp_path / "state.json").read_text())
-    arrays = {name: np.load(tmp_path / file) for name, file in record["arrays"].items()}
-
-    def saved(state: dict[str, Any], arrays: dict[str, Any]) -> None:
-        Checkpoint(tmp_path, record["config"], environment=record["environment"]).save(state, arrays)
-
-    saved(record["state"] | change, arrays)
+    _, state, arrays, save = measured_state(tmp_path)
+    save(state | change, arrays)
     with pytest.raises(ResumeError, match="damaged"):
         measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True)
+
+
+def test_sums_that_are_not_those_of_the_images_are_an_error(tmp_path: Path) -> None:
+    expected, state, arrays, save = measured_state(tmp_path)
     for block in (np.zeros((4, 4)), np.full((32, 32), np.nan), np.zeros((32, 32), np.float32)):
-        saved(record["state"], arrays | {"block-01": block})
+        save(state, arrays | {"block-01": block})
         with pytest.raises(ResumeError, match="Its sums are not those of its images"):
             measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True)
-    saved(record["state"], arrays | {"block-01": np.zeros((32, 32))})
+    save(state, arrays | {"block-01": np.zeros((32, 32))})
     assert measure_erf(Tiny(), batch(3), checkpoint=tmp_path, resume=True).run.image_ids == expected.run.image_ids
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
+from torchvision.models.video.resnet import BasicBlock, BasicStem, Conv3DSimple, VideoResNet
 
 from replk_probe.erf import (
     ErfAccumulator,
@@ -211,7 +211,7 @@ def test_other_functions_take_them() -> None:
 
 def test_a_video_network_is_measured() -> None:
     torch.manual_seed(0)
-    model = torchvision.models.video.r3d_18(weights=None)
+    model = VideoResNet(BasicBlock, [Conv3DSimple] * 4, [1, 1, 1, 1], BasicStem)  # R3D with one block in each stage
     clips = torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0))
     result = measure_erf(model, clips)
     assert (result.layer, result.feature_size, result.input_size) == ("layer4", (1, 2, 2), (8, 32, 32))

@@ -263,7 +263,8 @@ def test_slak_undecomposed(file: Path) -> None:
 @pytest.mark.parametrize("kernel_size", [3, 5])
 def test_mobilenet(file: Path, form: str, kernel_size: int) -> None:
     def build(seed: int) -> Any:
-        return randomized(LargeKernelMobileNetV2(kernel_size, 3, num_classes=10), seed)
+        setting = ((1, 8, 1, 1), (6, 16, 2, 2))
+        return randomized(LargeKernelMobileNetV2(kernel_size, 3, num_classes=10, setting=setting, stem_width=8), seed)
 
     trained = build(1)
     if form != "train":
