@@ -25,16 +25,16 @@ NETWORKS = Path(__file__).parents[1] / "networks_of_others.py"
 SMALL = NETWORKS.with_name("small_timm_networks.py")
 # Options that leave few blocks in each stage of timm's networks, with few channels.
 FEW_BLOCKS: dict[str, dict[str, Any]] = {
-    "fastvit_t8": {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 32, 64), "num_classes": 5},
-    "repvit_m0_9": {"depth": (1, 1, 1, 1), "embed_dim": (8, 16, 32, 64), "num_classes": 5},
+    "fastvit_t8": {"layers": (1, 1), "embed_dims": (8, 16), "num_classes": 5},
+    "repvit_m0_9": {"depth": (1, 1), "embed_dim": (8, 16), "num_classes": 5},
     "iformer_t": {"depths": (1, 1, 4, 3), "attn_groups": (0, 0, 1, 1), "dims": (8, 16, 32, 64), "num_classes": 5},
 }
 # Number of modules that these networks merge, and of kernels larger than 1 x 1 that "all" selects in them.
 TIMM = {
     f"{SMALL}:mobileone": (3, 1),
     f"{SMALL}:repvgg": (4, 4),
-    "fastvit_t8": (14, 13),
-    "repvit_m0_9": (36, 10),
+    "fastvit_t8": (8, 7),
+    "repvit_m0_9": (16, 4),
     f"{SMALL}:shvit": (17, 5),
     "iformer_t": (30, 5),
 }
