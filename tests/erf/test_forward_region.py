@@ -106,7 +106,7 @@ def test_maps_of_every_family_are_those_of_the_whole_image(family: str) -> None:
     model = build().eval().double()
     rows, columns = find_target(model, (1, 3, *size), layer).layout.size
     prepared = prepare(model, layer=layer)
-    for place in ("center", (0, 0), (rows - 1, columns - 1), (rows // 3, columns - 1)):
+    for place in ("center", (0, columns - 1), (rows - 1, 0)):
         whole, confined, region = scores_and_region(prepared, image(*size), layer, position=place)
         assert whole.any() and difference(confined, whole) <= ROUNDING
         assert place != "center" or bool(region.crops) == is_cropped

@@ -81,7 +81,7 @@ class Oddities(nn.Module):
 
 SMALL_TIMM = Path(__file__).parents[1] / "models" / "small_timm_networks.py"
 SMALL: dict[str, Any] = {
-    "replknet": lambda: RepLKNet(kernel_sizes=(31, 29, 13), layers=(1, 2, 1), channels=(8, 16, 24)),
+    "replknet": lambda: RepLKNet(kernel_sizes=(31, 13), layers=(2, 1), channels=(8, 16)),
     "replknet-no-branch": lambda: RepLKNet(
         kernel_sizes=(27, 13), layers=(1, 1), channels=(8, 16), small_kernel=None, dw_ratio=1.5
     ),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+
 import pytest
 import timm
 import torch
@@ -12,6 +15,7 @@ from replk_probe.errors import InvalidInputError
 from replk_probe.models import final_layer, large_kernel_layers, reparameterize, resolve_layer
 
 
+@functools.cache
 def on_meta(name: str) -> nn.Module:
     with torch.device("meta"):
         if name.startswith("torchvision:"):
@@ -108,4 +112,4 @@ def test_large_kernels(name: str, count: int, last: str | None, path: str | None
     assert len(layers) == count
     if last is not None:
         assert list(layers.items())[-1] == (last, path)
-    assert large_kernel_layers(reparameterize(model)) == layers
+    assert large_kernel_layers(reparameterize(copy.deepcopy(model))) == layers
