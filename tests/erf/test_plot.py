@@ -247,7 +247,7 @@ def test_rows_are_labeled_with_names_that_fit_and_differ(names):
         if len(name) <= 68:
             assert label.replace("\n", "") == name
     figure = draw_comparison(results)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     panel = next(ax for ax in figure.axes if "Area ratio" in ax.get_xlabel())
     drawn = panel.get_yticklabels()
     assert [text.get_text() for text in drawn] == labels
@@ -270,7 +270,7 @@ def test_the_legend_stays_on_the_page_and_is_read_row_by_row(count, thresholds):
     name = "mobilenetv2_k13_rep_noskip"
     results = [make(gaussian(32, 32, 3), RANDOM, f"{name}{i}", thresholds=thresholds) for i in range(count)]
     figure = draw_comparison(results)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     (legend,) = [ax.get_legend() for ax in figure.axes if ax.get_legend()]
     box = legend.get_window_extent()
     assert box.x1 <= figure.bbox.x1
@@ -286,7 +286,7 @@ def test_the_layer_is_named_below_its_map():
     long = "layers.3." + "blocks.1." * 20 + "norm (input)"
     results = [dataclasses.replace(make(gaussian(32, 32, 3)), layer=layer) for layer in ("stages.3", long)]
     for figure in (*(plot_erf(result).figure for result in results), draw_comparison(results)):
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         maps = [ax for ax in figure.axes if ax.collections and not ax.get_ylabel()]
         for ax in maps:
             (text,) = [text for text in ax.texts if text.get_text().startswith("Layer ")]
@@ -308,7 +308,7 @@ def test_any_number_of_models_of_any_shape_can_be_compared(count):
     shapes = [(32, 32), (40, 20), (20, 40), (7, 7)]
     results = [make(np.random.default_rng(i).random(shapes[i]), model=f"m{i}") for i in range(count)]
     figure = draw_comparison(results)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     width, height = figure.get_size_inches()
     assert width <= 7.01 and height < 12
     with pytest.raises(InvalidInputError, match="The list of results is empty"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import timm
@@ -65,9 +65,9 @@ MOBILENET = {3: (3_504_872, 300_774_272), 9: (4_018_664, 466_505_600), 13: (4_64
 DEPTHWISE_CHANNELS = 7136  # of all 17 layers
 
 
-def on_meta(name: str) -> nn.Module:
+def on_meta(name: str, **options: Any) -> nn.Module:
     with torch.device("meta"):
-        model: nn.Module = timm.create_model(name)
+        model: nn.Module = timm.create_model(name, **options)
     assert all(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
     return model
 
@@ -139,21 +139,21 @@ def test_the_listing_counts_the_same(name: str) -> None:
     assert row["macs"] == min(row["macs_unmerged"], count_macs(model, (224, 224)))
 
 
-# One network of each architecture that ``replk-probe models`` lists.
+# One network of each architecture that ``replk-probe models`` lists, with few of the equal blocks.
 @pytest.mark.parametrize(
-    "name",
+    ("name", "few"),
     [
-        "replknet7",
-        "slak_tiny",
-        "mobilenetv2_k9_rep",
-        "resnet101",
-        "convnext_tiny",
-        "swin_tiny_patch4_window7_224",
-        "deit_tiny_patch16_224",
+        ("replknet7", {"layers": (1, 1, 1, 1)}),
+        ("slak_tiny", {"depths": (1, 1, 1, 1)}),
+        ("mobilenetv2_k9_rep", {}),
+        ("resnet101", {"layers": (2, 1, 1, 1)}),
+        ("convnext_tiny", {"depths": (1, 1, 1, 1)}),
+        ("swin_tiny_patch4_window7_224", {"depths": (2, 1, 1, 1)}),
+        ("deit_tiny_patch16_224", {"depth": 1}),
     ],
 )
-def test_counting_skips_nothing_that_counts(name: str) -> None:
-    model = on_meta(name)
+def test_counting_skips_nothing_that_counts(name: str, few: dict[str, Any]) -> None:
+    model = on_meta(name, **few)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.empty(1, 3, 224, 224, device="meta"))
     assert 2 * count_macs(model, (224, 224)) == counter.get_total_flops()
