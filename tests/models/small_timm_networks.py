@@ -36,11 +36,11 @@ def shvit() -> nn.Module:
 
 
 def mobilenet_v3() -> nn.Module:
-    """MobileNet V3, with gates and both activations in blocks with and without a shortcut and an expansion."""
-    blocks = [["ds_r1_k3_s2_e1_c8_se0.25_nre"], ["ir_r2_k5_s2_e4_c16_se0.25"], ["cn_r1_k1_s1_c32"]]
+    """MobileNet V3, with both activations, in blocks with and without a gate, an expansion and a shortcut."""
+    stages = "ds_r1_k3_s2_e1_c8_se0.25_nre ir_r1_k3_s2_e4_c12_nre ir_r2_k5_s2_e4_c16_se0.25 cn_r1_k1_s1_c32".split()
     gate = partial(SqueezeExcite, gate_layer="hard_sigmoid", force_act_layer=nn.ReLU)
     sizes = {"num_classes": 5, "num_features": 24, "stem_size": 8}
-    return MobileNetV3(decode_arch_def(blocks), act_layer=nn.Hardswish, se_layer=gate, **sizes)
+    return MobileNetV3(decode_arch_def([[stage] for stage in stages]), act_layer=nn.Hardswish, se_layer=gate, **sizes)
 
 
 def regnet() -> nn.Module:
