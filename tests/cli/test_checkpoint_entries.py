@@ -11,10 +11,12 @@ import pytest
 import safetensors.torch
 import torch
 from click.testing import Result
+from PIL import Image
 
 from replk_probe.erf.result import ErfResult
 from replk_probe.kernels.result import KernelResult
 from replk_probe.models import create_model
+from replk_probe.shape_bias import CATEGORIES
 from replk_probe.shape_bias.result import ShapeBiasResult
 
 Run = Callable[..., Result]
@@ -74,7 +76,7 @@ def test_kernels(
 
 def test_erf_resumes_only_the_same_entry(replk_probe: Run, undrawn: None, file: Path, tmp_path: Path) -> None:
     # The seed of random weights is also that of the images.
-    run = ("erf", "--model", MODEL, "--images", 2, "--seed", SEEDS["student"], "--resume", "-o")
+    run = ("erf", "--model", MODEL, "--images", 1, "--size", 32, "--seed", SEEDS["student"], "--resume", "-o")
     contributions = {}
     for entry in SEEDS:
         done = replk_probe(*run, tmp_path / entry, "--weights", file, "--entry", entry)
@@ -90,13 +92,21 @@ def test_erf_resumes_only_the_same_entry(replk_probe: Run, undrawn: None, file: 
 
 
 def test_shape_bias(replk_probe: Run, undrawn: None, file: Path, tmp_path: Path) -> None:
-    run = ("shape-bias", "--model", MODEL, "--stimuli", "synthetic", "-o")
+    generator = np.random.default_rng(0)
+    for index in range(16):
+        pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        path = tmp_path / "stimuli" / f"{CATEGORIES[index]}1-{CATEGORIES[index - 1]}1.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({category: [index] for index, category in enumerate(CATEGORIES)}))
+    run = ("shape-bias", "--model", MODEL, "--stimuli", tmp_path / "stimuli", "--mapping", labels, "-o")
     done = replk_probe(*run, tmp_path / "out", "--weights", file, "--entry", "student")
     assert done.exit_code == 0, done.output
     result = ShapeBiasResult.load(tmp_path / "out")
     assert (result.run.weights.wrapper, result.run.weights.prefix) == ("student", "module.backbone.")
     replk_probe(*run, tmp_path / "expected", "--weights", "random", "--seed", 2)
-    assert result.decisions.response == ShapeBiasResult.load(tmp_path / "expected").decisions.response
+    assert np.array_equal(result.probabilities, ShapeBiasResult.load(tmp_path / "expected").probabilities)
 
 
 def test_reparam_and_verify(replk_probe: Run, file: Path, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,19 +65,29 @@ def contents(folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_bytes_of_one(tmp_path: Path) -> None:
+def test_two_processes_give_the_bytes_of_one(forked_python: Any, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NETWORK)
-    arguments = ["erf", "--images", 5, "--size", 32, "--weights", "auto"]
+    arguments = ["-m", "replk_probe", "erf", "--images", 5, "--size", 32, "--weights", "auto"]
     for model in (f"{tmp_path}/net.py:build", "replknet_micro_k13"):
         arguments += ["--model", model]
-    one = run(*arguments, "--output", tmp_path / "one")
-    two = run(*arguments, "--output", tmp_path / "two", processes=2)
+    one = forked_python.run(*arguments, "--output", tmp_path / "one", COLUMNS="100")
+    two = run(*arguments[2:], "--output", tmp_path / "two", processes=2)
     assert one.returncode == two.returncode == 0, two.stderr
     assert contents(tmp_path / "one") == contents(tmp_path / "two") and len(contents(tmp_path / "one")) == 17
     assert two.stdout == one.stdout and two.stderr.count("Results in") == 1
     assert not [*tmp_path.glob("two/*/erf.ckpt")]
-    again = run(*arguments, "--output", tmp_path / "two", "--resume", processes=2)
-    assert again.returncode == 0 and again.stderr.count("already measured") == 2
+    # The environment of torchrun, without its process.
+    with socket.create_server(("127.0.0.1", 0)) as free, tempfile.TemporaryFile("w+") as notes:
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+        free.close()
+        arguments += ["--output", tmp_path / "two", "--resume"]
+        processes = [
+            forked_python.start(*arguments, stderr=notes, RANK=rank, LOCAL_RANK=rank, **place) for rank in "01"
+        ]
+        for process in processes:
+            process.join(500)
+        notes.seek(0)
+        assert [process.exitcode for process in processes] == [0, 0] and notes.read().count("already measured") == 2
 
 
 @pytest.mark.slow
