@@ -2,7 +2,7 @@
 
 The commands measure small networks, so that most of their time is spent on imports, on drawing and on writing files.
 All take turns with a process that only imports torch, which is what they are compared with. Modules are compiled to
-bytecode before, as pip does.
+bytecode before, as pip does, into a temporary folder unless PYTHONPYCACHEPREFIX is set.
 
     python scripts/bench_startup.py
     python scripts/bench_startup.py --repeats 9 --json startup.json
@@ -43,7 +43,8 @@ def main() -> None:
     costs: dict[str, list[Cost]] = {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": f"{folder}/bytecode"}
+        os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        os.environ.setdefault("PYTHONPYCACHEPREFIX", f"{folder}/bytecode")
         for name in args.commands:
             output = () if name == "help" else ("--output", f"{folder}/output")
             ways[name] = [sys.executable, "-m", "replk_probe", *COMMANDS[name], *output]

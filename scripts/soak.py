@@ -155,7 +155,7 @@ class Soak:
         self.nodes: Nodes | None = None
         self.file.write_text(SWEEP)
         start = time.monotonic()
-        check(self.start(self.reference, 2).wait() == 0, "the undisturbed sweep")
+        check(self.start(self.reference, 1).wait() == 0, "the undisturbed sweep")
         self.seconds = time.monotonic() - start
         self.expected, self.names = contents(self.reference), files(self.reference)
         check(len(list(self.reference.glob("*/*/job.json"))) == JOBS, f"the undisturbed sweep has not {JOBS} jobs")

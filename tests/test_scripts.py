@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import re
 import shlex
 import shutil
@@ -26,8 +27,8 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 def run(forked_python: Any) -> Callable[..., str]:
     """Function that runs a script and returns its output."""
 
-    def run(script: str | Path, *arguments: object) -> str:
-        done = forked_python.run(script, *arguments)
+    def run(script: str | Path, *arguments: object, **environment: str) -> str:
+        done = forked_python.run(script, *arguments, **environment)
         assert done.returncode == 0, done.stderr
         return str(done.stdout)
 
@@ -66,10 +67,50 @@ def test_the_preparation_benchmark_compares_every_precision_with_plain_torch(run
     assert "Ratio of the medians" in printed
 
 
+# Runs a script whose commands, ``python ARGUMENTS...``, are forks of its process as well, and render coarse figures.
+FORKS_ONLY = """
+import os, runpy, subprocess, sys, time
+from matplotlib.figure import Figure
+
+savefig, run = Figure.savefig, subprocess.run
+Figure.savefig = lambda figure, *args, **options: savefig(figure, *args, **options | {"dpi": 20})
+
+def cost(command, **options):
+    if command[0] != sys.executable:
+        return run(command, **options)
+    sys.stdout.flush()
+    start, child = time.perf_counter(), os.fork()
+    if not child:
+        subprocess.run = run
+        option, first, *others = command[1:]
+        sys.argv = [option, *others]
+        try:
+            if option == "-m":
+                runpy.run_module(first, run_name="__main__", alter_sys=True)
+            else:
+                exec(first, {"__name__": "__main__"})
+        except SystemExit as end:
+            assert not end.code
+        finally:
+            sys.stdout.flush()
+            os._exit(sys.exc_info()[0] is not None)
+    _, status, used = os.wait4(child, 0)
+    assert status == 0, command
+    return time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6
+
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
+import _process_cost
+_process_cost.cost = subprocess.run = cost
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.mark.slow
 def test_the_kernels_benchmark_compares_with_a_simple_implementation(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
-    printed = run(SCRIPTS / "bench_kernels.py", "--model", "replknet_micro_k13_rep", "--repeats", 1, "--json", out)
+    options = ("--model", "replknet_micro_k13_rep", "--repeats", 1, "--json", out)
+    printed = run("-c", FORKS_ONLY, SCRIPTS / "bench_kernels.py", *options)
     cases = json.loads(out.read_text(encoding="utf-8"))["cases"]
     assert len(cases) == 6 and {case["unit"] for case in cases} == {"s", "CPU s", "GB"}
     assert "replknet_micro_k13_rep, 4 kernels" in printed
@@ -88,7 +129,10 @@ def test_the_shape_bias_benchmark_compares_with_the_forward_passes(run: Run, tmp
 @pytest.mark.slow
 def test_the_benchmark_of_whole_commands(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
-    assert "s of CPU" in run(SCRIPTS / "bench_startup.py", "--commands", "help", "--repeats", 1, "--json", out)
+    # The bytecode of torch is that of this environment: an empty value is Python's usual place.
+    bytecode = os.environ.get("PYTHONPYCACHEPREFIX", "")
+    options = ("--commands", "help", "--repeats", 1, "--json", out)
+    assert "s of CPU" in run(SCRIPTS / "bench_startup.py", *options, PYTHONPYCACHEPREFIX=bytecode)
     cases = json.loads(out.read_text(encoding="utf-8"))["cases"]
     assert [(case["variant"], case["peer"]) for case in cases] == [("import torch", None), ("help", "import torch")]
     assert cases[1]["repeats"][0] < cases[0]["repeats"][0]
@@ -107,12 +151,14 @@ def test_figures_are_rebuilt_from_their_commands(run: Run, tmp_path: Path) -> No
     scripts, figure = tmp_path / "scripts", tmp_path / "figures" / "small"
     scripts.mkdir()
     figure.mkdir(parents=True)
-    shutil.copy(SCRIPTS / "make_figures.py", scripts)
+    for name in ("make_figures.py", "_process_cost.py"):
+        shutil.copy(SCRIPTS / name, scripts)
     (figure / "command.txt").write_text(
-        "# some seconds\nreplk-probe erf --model resnet18 --weights random --images 1 --size 64\n", encoding="utf-8"
+        "# some seconds\nreplk-probe erf --model replknet_micro_k3 --images 1 --size 64\n", encoding="utf-8"
     )
-    assert "small: rebuilt, data.csv, figure.png changed" in run(scripts / "make_figures.py")
-    assert "small: rebuilt, no byte changed" in run(scripts / "make_figures.py", "small")
+    make = ("-c", FORKS_ONLY, scripts / "make_figures.py")
+    assert "small: rebuilt, data.csv, figure.png changed" in run(*make)
+    assert "small: rebuilt, no byte changed" in run(*make, "small")
     assert (figure / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert (figure / "data.csv").read_text(encoding="utf-8").startswith("model,")
     (figure / "command.txt").write_text("replk-probe erf --data $NO_SUCH_VARIABLE_HERE\n", encoding="utf-8")
