@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 # What `unshare --user --map-root-user --mount` does: a file system that only this process and its children see.
 SCRIPT = """
@@ -68,6 +69,15 @@ def mounts(tmp_path_factory: pytest.TempPathFactory) -> None:
         pytest.skip("file systems cannot be mounted here")
 
 
+NETWORK = """
+from torch import nn
+
+def build():
+    layers = nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 13, padding=6, groups=16)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "again", "arguments"),
@@ -75,12 +85,18 @@ def mounts(tmp_path_factory: pytest.TempPathFactory) -> None:
         # The lock, the first array, the tables, the figures
         ("4,20,60,120", "--resume", ("erf", "--images", "3", "--size", "32")),
         ("8,380", "", ("kernels", "--layer", "all")),
-        ("4,100", "--resume", ("shape-bias",)),
+        ("4,16", "--resume", ("shape-bias", "--stimuli", "stimuli")),
     ],
     ids=["erf", "kernels", "shape-bias"],
 )
 def test_a_disk_that_becomes_full(
     forked_python: Any, tmp_path: Path, sizes: str, again: str, arguments: tuple[str, ...]
 ) -> None:
-    done = forked_python.run("-c", SCRIPT, tmp_path, sizes, again, *arguments, "--model", "replknet_micro_k3")
+    (tmp_path / "net.py").write_text(NETWORK)
+    for number, name in enumerate(("bear1-cat1.png", "cat1-cat1.png", "dog1-bear1.png")):
+        (tmp_path / "stimuli").mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (80 * number, 90, 60)).save(tmp_path / "stimuli" / name)
+    (tmp_path / "disk").mkdir()
+    command = (*arguments, "--model", "net.py:build", "--weights", "random")
+    done = forked_python.run("-c", SCRIPT, tmp_path / "disk", sizes, again, *command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

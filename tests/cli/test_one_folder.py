@@ -116,10 +116,19 @@ for moment in moments:
     assert (root / str(moment) / "erf.json").is_file()
 """
 
+NETWORK = """
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Conv2d(3, 4, 5, padding=2), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
+"""
+
 
 @pytest.mark.slow
 def test_a_killed_run_is_resumed_and_its_files_are_removed(forked_python: Any, tmp_path: Path) -> None:
     # Arrays and states of three images, the files of the result and the figures
     moments = "1,2,4,5,9,11,12,13"
-    done = forked_python.run("-c", SCRIPT, tmp_path, moments, "erf", *MODEL, "--images", 3, "--size", 32)
+    (tmp_path / "net.py").write_text(NETWORK)
+    command = ("erf", "--model", tmp_path / "net.py:build", "--weights", "random", "--images", 3, "--size", 32)
+    done = forked_python.run("-c", SCRIPT, tmp_path, moments, *command)
     assert done.returncode == 0, done.stdout + done.stderr
