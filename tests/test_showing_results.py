@@ -180,8 +180,7 @@ PLOTS = (
 
 
 def shown_texts(figure: Figure) -> list[Text]:
-    """Texts that are drawn, without tick labels outside of the limits."""
-    figure.canvas.draw()
+    """Texts that were drawn, without tick labels outside of the limits."""
     outside = set()
     for ax in figure.findobj(Axes):
         for axis in (ax.xaxis, ax.yaxis):
@@ -197,6 +196,7 @@ def shown_texts(figure: Figure) -> list[Text]:
 def test_plots_on_a_plain_figure_have_small_text_inside_the_figure(kind, plot, size) -> None:
     figure, ax = plt.subplots(figsize=size)
     plot(MAKERS[kind](), ax)
+    figure.draw_without_rendering()
     texts = shown_texts(figure)
     assert texts
     for text in texts:
@@ -216,7 +216,7 @@ def test_subplots_do_not_overlap_their_neighbors(kind, plot, layout) -> None:
         plot(MAKERS[kind](), ax)
     if "afterwards" in layout:
         figure.tight_layout()
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     boxes = [ax.get_tightbbox() for ax in figure.axes]
     for box in boxes:
         assert min(box.x0, box.y0, figure.bbox.x1 - box.x1, figure.bbox.y1 - box.y1) >= 0
@@ -242,7 +242,7 @@ def test_the_color_bar_has_the_height_of_its_map(kind, plot, figsize) -> None:
     for ax in axes:
         plot(MAKERS[kind](), ax)
         (bar,) = ax.child_axes
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         shown, own = bar.get_window_extent(), ax.get_window_extent()
         # The arrow of the lowest values is not part of the bar's frame.
         arrow = 0.06 * own.height if kind == "erf" else 0
@@ -257,7 +257,7 @@ def test_axes_in_nested_grids_and_with_a_locator_of_their_own_stay_where_they_ar
     inner = [figure.add_subplot(cell) for cell in outer[1].subgridspec(2, 1)]
     for ax in inner:
         kernels.plot_kernel(make_kernels(), ax)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     left = outer[1].get_position(figure).x0 * figure.bbox.width
     for ax in inner:
         assert ax.get_tightbbox().x0 >= left
@@ -367,6 +367,7 @@ def test_options_of_plots_that_cannot_be_used(kind, options, message) -> None:
 def test_ticks_and_legend_of_shape_bias_on_a_plain_figure(size) -> None:
     figure, ax = plt.subplots(figsize=size)
     shape_bias.plot_shape_bias(make_shape_bias(), ax, others=shape_bias.published_observers())
+    figure.draw_without_rendering()
     texts = shown_texts(figure)
     ticks = [label for label in ax.get_xticklabels() if label.get_text()]
     assert [label.get_text() for label in ticks] == ["0", "25", "50", "75", "100"]
@@ -390,7 +391,7 @@ def test_time_has_at_least_two_labeled_ticks(shortest: float, factor: float) -> 
     timings = (Timing("module", shortest, shortest, 9, 2e-7), Timing("nchw", factor * shortest, 1.0, 9))
     case = SpeedCase(Layer(1, 8, 9, 9, 3, 3), "forward", timings, "fft", "avx2", (8, 8), 1)
     ax = bench.plot_times(dataclasses.replace(make_speed(), cases=(case,)), plt.figure(figsize=(4, 3)).add_subplot())
-    ax.figure.canvas.draw()
+    ax.figure.draw_without_rendering()
     low, high = ax.get_xlim()
     labels = [t.label1.get_text() for t in ax.xaxis.get_major_ticks() if low <= t.get_loc() <= high]
     assert len(set(filter(None, labels))) >= 2
