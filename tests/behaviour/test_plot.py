@@ -40,7 +40,7 @@ def result(random_trials: Callable[..., list[Trials]]) -> BehaviourResult:
 
 def inside(figure: Figure) -> bool:
     """Whether everything that is drawn is inside the figure, within a hundredth of an inch."""
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     box = figure.get_tightbbox()
     width, height = figure.get_size_inches()
     return bool(box.x0 > -0.01 and box.y0 > -0.01 and box.x1 < width + 0.01 and box.y1 < height + 0.01)

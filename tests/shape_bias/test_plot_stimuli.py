@@ -112,7 +112,7 @@ def test_nothing_is_cut_off_or_on_top_of_something_else(weights):
     names = [stimulus.name for stimulus in FULL.stimuli]
     decisions = decided(names, lambda stimulus: "elephant").renamed("replknet31b_" + "long_" * 30)
     figure = draw_contact_sheet(FULL, decisions, random=weights is None, weights=weights)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     shown = [text for text in figure.findobj(Text) if text.get_text()]
     found = [text.get_window_extent() for text in shown] + [ax.get_window_extent() for ax in figure.axes]
     for box in found:
