@@ -60,11 +60,20 @@ def test_the_commands_load_no_package_that_they_do_not_need(run: Run) -> None:
         f"""
         import os, tempfile
         os.chdir(tempfile.mkdtemp())
+        os.mkdir("stimuli")
+        from PIL import Image
+        Image.new("RGB", (64, 64)).save("stimuli/cat1-dog1.png")
+        with open("labels.json", "w") as file:
+            file.write('{{"cat": [0], "dog": [1]}}')
+        # Coarse figures, since rendering takes most of the time.
+        from matplotlib.figure import Figure
+        savefig = Figure.savefig
+        Figure.savefig = lambda figure, stream, **options: savefig(figure, stream, **options | {{"dpi": 20}})
         from replk_probe.cli.main import cli
         for line in (
             "kernels --model replknet_micro_k13 --layer stage4.0",
             "erf --model replknet_micro_k3 --images 1 --size 64",
-            "shape-bias --model replknet_micro_k3",
+            "shape-bias --model replknet_micro_k3 --stimuli stimuli --mapping labels.json",
         ):
             cli.main(line.split(), standalone_mode=False)
         print("loaded", [name for name in {HEAVY} if name in sys.modules])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 import replk_probe
+from replk_probe.shape_bias.stimuli.names import CATEGORIES
 from replk_probe.shape_bias.synthetic import SYNTHETIC_CATEGORIES
 from replk_probe.sweeps import SweepResult, analyzers
 from replk_probe.sweeps.analyzers import ANALYZERS
@@ -46,6 +48,9 @@ class Killed(nn.Conv2d):
 
 def build():
     return Killed(3, 4, 5, padding=2)
+
+def classifier():
+    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 """
 
 
@@ -211,15 +216,23 @@ def test_other_parts_of_a_failed_job_are_ignored(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
-    "config",
+    ("model", "config"),
     [
-        {"erf": {"images": 7, "size": 32, "batch_size": 1}},
-        {"erf": {"images": 7, "size": 32, "batch_size": 2}},
-        {"shape-bias": {"stimuli": "synthetic", "size": [16, 16], "batch_size": 100}},
+        ("replknet_micro_k13", {"erf": {"images": 7, "size": 32, "batch_size": 1}}),
+        ("replknet_micro_k13", {"erf": {"images": 7, "size": 32, "batch_size": 2}}),
+        ("net.py:classifier", {"shape-bias": {"stimuli": "stimuli", "batch_size": 5}}),
     ],
 )
-def test_the_number_of_parts_changes_no_byte(config: dict[str, Any], tmp_path: Path) -> None:
-    (job,) = jobs_of(models=["replknet_micro_k13"], **config)
+def test_the_number_of_parts_changes_no_byte(
+    model: str, config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(NETWORK)
+    Path("stimuli").mkdir()
+    for index, (shape, texture) in enumerate(itertools.product(CATEGORIES[:6], repeat=2)):
+        pixels = np.random.default_rng(index).integers(0, 255, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(f"stimuli/{shape}1-{texture}1.png")
+    (job,) = jobs_of(models=[model], **config)
     whole, parts = SweepFolder(tmp_path / "whole"), SweepFolder(tmp_path / "parts")
     execute(job, whole.root)
     for index in (0, 2):  # interrupted, and resumed with fewer workers

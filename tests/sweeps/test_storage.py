@@ -181,7 +181,8 @@ def run_and_compare(config: dict[str, Any], url: str, tmp_path: Path, replk_prob
 @pytest.mark.usefixtures("forked_workers")
 @pytest.mark.slow
 def test_a_sweep_in_a_file_url(tmp_path: Path, replk_probe: Any) -> None:
-    config = KERNELS | {"models": ["replknet_micro_k3", "replknet_micro_k7"], "figures": True}
+    kernels = {"layer": "stage4.0", "strongest": 0}
+    config = KERNELS | {"models": ["replknet_micro_k3", "replknet_micro_k7"], "figures": True, "kernels": kernels}
     names = run_and_compare(config, f"file://{tmp_path}/stored", tmp_path, replk_probe)
     assert {"comparison/kernels/kernels.png", "sweep.csv"} <= {*names}
 

@@ -41,7 +41,7 @@ def killed_once():
     return build()
 """
 SWEEP = """\
-models = ["resnet18", { model = "replknet_micro_k13", weights = "pretrained" }]
+models = ["resnet10t", { model = "replknet_micro_k13", weights = "pretrained" }]
 weights = "random"
 figures = false
 [erf]
@@ -72,16 +72,16 @@ def test_results_are_those_of_the_single_commands(tmp_path: Path) -> None:
     frame = one.to_dataframe()
     assert {*frame.columns} == {"key", "analyzer", "model", "weights", "size", "item", "metric", "value"}
     assert set(frame["size"]) == {"64", "48", ""}
-    ratios = frame[(frame["metric"] == "ratio") & (frame["model"] == "resnet18") & (frame["size"] == "64")]
-    alone = replk_probe.measure_erf("resnet18", images=2, size=64, weights="random")
+    ratios = frame[(frame["metric"] == "ratio") & (frame["model"] == "resnet10t") & (frame["size"] == "64")]
+    alone = replk_probe.measure_erf("resnet10t", images=2, size=64, weights="random")
     assert [*ratios["value"]] == [row.ratio for row in alone.ratios]
     # A result is that of the single command.
-    folder = next((one.folder / "erf").glob("resnet18-*"))
-    assert replk_probe.ErfResult.load(folder).run.model == "resnet18"
+    folder = next((one.folder / "erf").glob("resnet10t-*"))
+    assert replk_probe.ErfResult.load(folder).run.model == "resnet10t"
 
     # Nothing is done again, and new settings leave old results.
     before = {file: file.stat().st_mtime_ns for file in one.folder.rglob("*.npz")}
-    path.write_text(SWEEP.replace("[64, 48]", "[48, 32]").replace('"resnet18", ', ""))
+    path.write_text(SWEEP.replace("[64, 48]", "[48, 32]").replace('"resnet10t", ', ""))
     more = replk_probe.sweep(path, one.folder, workers=1)
     after = {file: file.stat().st_mtime_ns for file in one.folder.rglob("*.npz")}
     assert {*before.items()} < {*after.items()} and len(after) == len(before) + 1
@@ -225,7 +225,7 @@ def test_arguments_are_checked(tmp_path: Path, options: dict[str, Any], message:
 @pytest.mark.usefixtures("forked_workers")
 @pytest.mark.slow
 def test_only_and_fresh(tmp_path: Path) -> None:
-    config, folder = planned(tmp_path, figures=False)
+    config, folder = planned(tmp_path, figures=False, kernels={"layer": "conv1"})
     result = replk_probe.sweep(config, folder.root, only="kernels/resnet18", workers=1)
     assert [job["state"] for job in result.jobs] == ["done", "pending"]
     stamp = folder.root.joinpath(result.jobs[0]["folder"]).stat().st_mtime_ns
