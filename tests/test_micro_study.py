@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from scipy.special import stdtr, stdtrit
+
+from replk_probe import measure_shape_bias
+from replk_probe.shape_bias import ShapeBiasResult, open_stimuli
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
@@ -116,6 +120,15 @@ def test_what_is_trained_or_measured_already_is_kept(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(training, "HELD_OUT_IMAGES", 64)
     monkeypatch.setattr(training, "_WATCHED", 16)
     monkeypatch.setattr(study, "_ERF_IMAGES", 4)
+    monkeypatch.setattr(study, "ERF_SIZE", 64)
+    whole = open_stimuli("synthetic", size=64)
+    few = replace(whole, stimuli=whole.stimuli[:80])
+
+    def measured(model: object, stimuli: object, **options: Any) -> ShapeBiasResult:
+        assert stimuli == "synthetic"
+        return measure_shape_bias(model, few, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(study, "measure_shape_bias", measured)
     out, figure, reuse = tmp_path / "out", tmp_path / "figure", tmp_path / "reuse"
 
     def run(*options: object, main: Any = study.main) -> Result:
@@ -137,8 +150,8 @@ def test_what_is_trained_or_measured_already_is_kept(monkeypatch: pytest.MonkeyP
     assert [one["seed"] for one in found] == [0, 1]
     assert found[0]["sha256"] != found[1]["sha256"]
     for one in found:
-        assert (one["erf_images"], one["erf_size"], one["tag"]) == (4, 192, "shape90")
-        assert sum(one["decisions"].values()) == 1200
+        assert (one["erf_images"], one["erf_size"], one["tag"]) == (4, 64, "shape90")
+        assert sum(one["decisions"].values()) == 75  # of 80, five have no conflict
         assert [kernel["layer"] for kernel in one["kernels"]] == [f"stage{n}.0" for n in (1, 2, 3, 4)]
         assert all(kernel["centre3x3_share"] == pytest.approx(1.0) for kernel in one["kernels"])
     again = run(*command, "--figure", figure)

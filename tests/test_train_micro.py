@@ -34,10 +34,18 @@ def training(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+@pytest.fixture
+def few_conflicts(training: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every tenth of the conflicting images, on which each line of the log is computed."""
+    images, shape, texture = (values[::10] for values in training.conflicting())
+    monkeypatch.setattr(training, "conflicting", lambda: (images, shape, texture))
+
+
 def short(training: ModuleType, **changes: Any) -> Any:
     return training.Recipe(**{"images": 48, "batch_size": 8, "log_every": 2, **changes})
 
 
+@pytest.mark.usefixtures("few_conflicts")
 def test_a_resumed_training_gives_the_same_bytes(training: ModuleType, tmp_path: Path) -> None:
     recipe = short(training)
     whole = training.train(NAME, 1, recipe, progress=False)
@@ -54,6 +62,7 @@ def test_a_resumed_training_gives_the_same_bytes(training: ModuleType, tmp_path:
     assert training.weights_of(anew) != training.weights_of(whole)
 
 
+@pytest.mark.usefixtures("few_conflicts")
 def test_the_first_step_is_that_of_adamw_on_the_first_images(training: ModuleType) -> None:
     recipe = short(training, images=8, weight_decay=0.5, kernel_decay=3.0)
     run = training.train(NAME, 5, recipe, progress=False)
@@ -119,6 +128,7 @@ def test_decisions_under_conflict_are_logged_by_cue(training: ModuleType) -> Non
     assert run.log[-1]["texture"] == pytest.approx(int((found == texture).sum()) / 240, abs=1e-6)
 
 
+@pytest.mark.usefixtures("few_conflicts")
 def test_the_validity_of_the_shape_decides_the_images(training: ModuleType) -> None:
     losses = set()
     for validity in (1.0, 0.0):
@@ -128,6 +138,7 @@ def test_the_validity_of_the_shape_decides_the_images(training: ModuleType) -> N
     assert len(losses) == 2
 
 
+@pytest.mark.usefixtures("few_conflicts")
 def test_everything_is_written_down(training: ModuleType, tmp_path: Path) -> None:
     run = training.train("mobilenetv2_micro_k13_rep", 2, short(training, images=16), progress=False)
     record = training.write(run, tmp_path, "it", "abc123")
@@ -162,6 +173,7 @@ def test_recipes_differ_in_their_config(training: ModuleType) -> None:
         assert training._new_run(NAME, 0, other).config != run.config
 
 
+@pytest.mark.usefixtures("few_conflicts")
 def test_the_script_trains_and_draws_and_trains_nothing_twice(training: ModuleType, tmp_path: Path) -> None:
     main = importlib.import_module("train_micro").main
     out, figure = tmp_path / "out", tmp_path / "figure"
