@@ -16,6 +16,15 @@ from replk_probe.models import default_models
 fcntl = pytest.importorskip("fcntl", reason="pseudo-terminals need POSIX")
 termios = pytest.importorskip("termios", reason="pseudo-terminals need POSIX")
 
+# The program, with coarse figures, since rendering takes most of the time.
+PROGRAM = """
+from matplotlib.figure import Figure
+from replk_probe.cli.main import main
+
+savefig = Figure.savefig
+Figure.savefig = lambda figure, stream, **options: savefig(figure, stream, **options | {"dpi": 20})
+main()
+"""
 _STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -24,7 +33,7 @@ def terminal_lines(python: Any, arguments: tuple[str, ...], columns: int, folder
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     process = python.start(
-        "-m", "replk_probe", *arguments,
+        "-c", PROGRAM, *arguments,
         stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, TERM="xterm",
     )  # fmt: skip
     os.close(theirs)

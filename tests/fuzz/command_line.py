@@ -28,9 +28,10 @@ WARM_AFTER = 20
 _SERVER = """
 import gc, io, json, os, sys, signal
 from replk_probe.cli import main as program
+warm_after = int(sys.argv[1])
 for count, line in enumerate(sys.stdin):
     task = json.loads(line)
-    if count == task["warm_after"]:
+    if count == warm_after:
         # Imports are deferred as in the program, so that a fork does not have more to clear away at its end.
         from replk_probe.runtime.deferred_imports import defer_imports
         defer_imports()
@@ -84,13 +85,18 @@ class Done:
 
 
 class Program:
-    """Runs commands in forks of one process, which has everything imported."""
+    """Runs commands in forks of one process.
 
-    def __init__(self) -> None:
+    Args:
+        warm_after: Number of commands after which the process imports what most of them need.
+    """
+
+    def __init__(self, warm_after: int = WARM_AFTER) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+            [sys.executable, "-c", _SERVER, str(warm_after)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
         atexit.register(self.close)
 
     def run(
@@ -118,7 +124,6 @@ class Program:
             "stderr": str(err) if stderr is None else stderr,
             "environment": {"REPLK_PROBE_CACHE": str(folder.with_name("cache")), **(environment or {})},
             "seconds": LONGEST,
-            "warm_after": WARM_AFTER,
         }
         for path in (out, err):
             path.unlink(missing_ok=True)
