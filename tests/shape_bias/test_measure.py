@@ -451,13 +451,15 @@ def test_real_decisions_are_those_of_the_definition(squeezenet: nn.Module, some_
 
 
 @pytest.mark.slow
-def test_real_weights_on_all_stimuli(squeezenet: nn.Module, data_dir: Path, tmp_path: Path) -> None:
-    result = measure_shape_bias(squeezenet, data_dir / "cue-conflict", name="torchvision:squeezenet1_0")
+def test_real_weights_on_a_third_of_the_stimuli(squeezenet: nn.Module, data_dir: Path, tmp_path: Path) -> None:
+    stimuli = open_stimuli(data_dir / "cue-conflict")
+    assert len(stimuli) == 1280 and sum(stimulus.is_conflict for stimulus in stimuli.stimuli) == 1200
+    result = measure_shape_bias(squeezenet, some_of(stimuli, range(0, 1280, 3)), name="torchvision:squeezenet1_0")
     assert result.model is not None
     counts = result.model.counts
-    assert (counts.n_conflict, counts.n_congruent) == (1200, 80)
+    assert (counts.n_conflict, counts.n_congruent) == (401, 26)
     # Few decisions may differ with the rounding of another machine.
-    assert (counts.n_shape, counts.n_texture) == (pytest.approx(160, abs=3), pytest.approx(555, abs=3))
+    assert (counts.n_shape, counts.n_texture) == (pytest.approx(57, abs=1), pytest.approx(194, abs=1))
     assert 0.15 < counts.overall < 0.30
     result.save(tmp_path)
     (again,) = read_folder(tmp_path)
