@@ -378,13 +378,18 @@ def private_imports(path: str, source: str) -> list[str]:
 SOURCES = {path: (ROOT / path).read_text(encoding="utf-8") for path in FILES}
 
 
-def test_no_file_imports_itself_by_way_of_others() -> None:
-    graphlib.TopologicalSorter(import_graph(SOURCES)).prepare()
+@pytest.fixture(scope="module")
+def graph() -> dict[str, set[str]]:
+    return import_graph(SOURCES)
 
 
-def test_no_package_imports_itself_by_way_of_others() -> None:
+def test_no_file_imports_itself_by_way_of_others(graph: dict[str, set[str]]) -> None:
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_no_package_imports_itself_by_way_of_others(graph: dict[str, set[str]]) -> None:
     packages: dict[str, set[str]] = {}
-    for name, imported in import_graph(SOURCES).items():
+    for name, imported in graph.items():
         package = name.split(".")[1:2]
         targets = {target.split(".")[1] for target in imported if target != PACKAGE}
         packages.setdefault(*package or [PACKAGE], set()).update(targets - {*package})

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -86,10 +84,9 @@ def test_a_wrong_environment_is_an_error_before_anything_is_timed(
     assert done.exit_code == 1 and message in done.output
 
 
-def test_the_script_prints_targets(tmp_path) -> None:
-    command = [sys.executable, SCRIPT, "--shape", "1,4,9,9,31,31", "--pass", "grad-weight", "--repeats", "1"]
-    command += ["--output", tmp_path, "--json", tmp_path / "run.json"]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+def test_the_script_prints_targets(forked_python, tmp_path) -> None:
+    command = [SCRIPT, "--shape", "1,4,9,9,31,31", "--pass", "grad-weight", "--repeats", "1"]
+    done = forked_python.run(*command, "--output", tmp_path, "--json", tmp_path / "run.json")
     # 1 where a target is missed, as it may be on any machine.
     assert done.returncode in (0, 1) and not done.stderr, done.stderr
     assert "MISSED" in done.stdout or "is reached" in done.stdout

@@ -63,7 +63,7 @@ def test_other_commands_read_the_new_file(
     for weights in (case.weights, case.out):
         folder = tmp_path / weights.stem
         done = replk_probe(
-            "erf", "--model", case.model, "--weights", weights, "--images", 2, "--size", 64, "--output", folder
+            "erf", "--model", case.model, "--weights", weights, "--images", 1, "--size", 32, "--output", folder
         )
         assert done.exit_code == 0, done.stderr
         with np.load(folder / "erf.npz") as arrays:
