@@ -76,6 +76,8 @@ def test_the_commands_load_no_package_that_they_do_not_need(run: Run) -> None:
             "shape-bias --model replknet_micro_k3 --stimuli stimuli --mapping labels.json",
         ):
             cli.main(line.split(), standalone_mode=False)
+        from replk_probe.shape_bias import open_stimuli
+        open_stimuli("synthetic", size=32).load(0)  # the stimuli by default
         print("loaded", [name for name in {HEAVY} if name in sys.modules])
         """
     )
