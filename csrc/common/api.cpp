@@ -42,7 +42,8 @@ bool is_valid(const replk_problem& p) {
          p.activation >= REPLK_NO_ACTIVATION && p.activation <= REPLK_RELU &&
          (p.activation == REPLK_NO_ACTIVATION || p.pass == REPLK_FORWARD) && p.method >= REPLK_METHOD_AUTO &&
          p.method <= REPLK_METHOD_REFERENCE && p.isa >= REPLK_ISA_AUTO && p.isa <= REPLK_ISA_NEON && p.threads >= 1 &&
-         p.threads <= 1024 && (p.prepared == 0 || p.prepared == 1);
+         p.threads <= 1024 && (p.prepared == 0 || p.prepared == 1) &&
+         (p.channels_last == 0 || p.channels_last == 1);
 }
 
 // FNV-1a over 64-bit words.
@@ -54,7 +55,7 @@ uint64_t checksum(std::initializer_list<int64_t> words) {
 
 uint64_t checksum_of_plan(const replk_problem& p, const replk_plan& plan) {
   return checksum({p.pass, p.dtype, p.activation, p.method, p.isa, p.threads, p.n, p.c, p.h, p.w, p.kh, p.kw,
-                   p.prepared, plan.method, plan.isa, plan.tile_h, plan.tile_w, plan.packed_bytes,
+                   p.prepared, p.channels_last, plan.method, plan.isa, plan.channels_last, plan.tile_h, plan.tile_w, plan.packed_bytes,
                    plan.workspace_bytes});
 }
 
@@ -230,9 +231,10 @@ int32_t replk_dwconv2d_run(const replk_problem* problem, const replk_plan* plan,
   if (plan->workspace_bytes > 0 && (!buffers->workspace || buffers->workspace_bytes < plan->workspace_bytes)) {
     return REPLK_WORKSPACE_TOO_SMALL;
   }
-  const bool is_dense = buffers->output_stride[2] == problem->w &&
-                        buffers->output_stride[1] == problem->h * problem->w &&
-                        buffers->output_stride[0] == problem->c * problem->h * problem->w;
+  const int64_t* stride = buffers->output_stride;
+  const bool is_dense = stride[0] == problem->c * problem->h * problem->w &&
+                        (plan->channels_last ? stride[1] == problem->c && stride[2] == problem->w * problem->c
+                                             : stride[1] == problem->h * problem->w && stride[2] == problem->w);
   if (!is_weight_gradient && is_dense) {
     prefer_large_pages(buffers->output, problem->n * buffers->output_stride[0] * (problem->dtype == REPLK_F32 ? 4 : 2));
   }

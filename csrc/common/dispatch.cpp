@@ -69,26 +69,32 @@ struct Rates {
   double direct_result;   // per result: padded copy and epilogue
   double direct_tap;      // per result and tap that overlaps the plane's rows
   double blocked_result;  // per result: transposes and epilogue
-  double blocked_pair;    // per pair of result and tap that overlap
+  double blocked_pair;    // per pair of result and tap that overlap, or of which one is padding
   double blocked_weight;  // per tap of a channel: transpose of the weight
   double blocked_pfa;     // per vector operation, as counted in cpu/blocked_pfa.cpp
+  double blocked_pixel;   // blocked_result of channels-last tensors
 };
 
 // By replk_isa and whether it is the weight gradient.
 constexpr Rates kRates[5][2] = {
     {},
-    {{0.200, 150, 1.00, 0.0450, 1.50, 0.060, 0.30, 0.27},
-     {0.200, 150, 1.00, 0.0500, 1.50, 0.065, 0.30, 0}},  // portable
-    {{0.130, 90, 0.20, 0.0204, 0.70, 0.022, 0.08, 0.183}, {0.125, 100, 0.12, 0.0200, 0.70, 0.024, 0.12, 0}},  // AVX2
-    {{0.180, 60, 0.12, 0.0184, 0.40, 0.017, 0.11, 0.29}, {0.170, 70, 0.22, 0.0195, 0.43, 0.019, 0.12, 0}},    // AVX-512
+    {{0.200, 150, 1.00, 0.0450, 1.50, 0.060, 0.30, 0.27, 1.00},
+     {0.200, 150, 1.00, 0.0500, 1.50, 0.065, 0.30, 0, 0}},  // portable
+    {{0.130, 90, 0.20, 0.0204, 0.70, 0.022, 0.08, 0.183, 0.30},
+     {0.125, 100, 0.12, 0.0200, 0.70, 0.024, 0.12, 0, 0}},  // AVX2
+    {{0.180, 60, 0.12, 0.0184, 0.32, 0.017, 0.11, 0.29, 0.14},
+     {0.170, 70, 0.22, 0.0195, 0.43, 0.019, 0.12, 0, 0}},  // AVX-512
     // NEON: not measured, but derived from AVX2 by the number of lanes: a vector operation takes the same time.
-    {{0.130, 90, 0.40, 0.0408, 1.40, 0.044, 0.16, 0.183}, {0.125, 100, 0.24, 0.0400, 1.40, 0.048, 0.24, 0}},
+    {{0.130, 90, 0.40, 0.0408, 1.40, 0.044, 0.16, 0.183, 0.60},
+     {0.125, 100, 0.24, 0.0400, 1.40, 0.048, 0.24, 0, 0}},
 };
 // Nanoseconds for a byte of a prepared weight: 20 GB/s, what one core of a server reads from memory, not a fit. Without
 // it, transforms were chosen for kernels from 5x5 to 9x9 on planes from 14 to 64 where direct or blocked sums are
 // faster by 6 to 40 % if the weight is not in the caches (9 of 16 shapes on Zen 4; for 96 channels of 56x56 and 7x7
 // also on an Intel Xeon with AMX); if it is, those take at most 20 % longer than the transforms.
 constexpr double kPreparedByte = 0.05;
+// Nanoseconds of the host's conversion of a tensor between the memory formats: of the call, and of an element.
+constexpr double kConversion = 10000, kConvertedElement = 0.55;
 constexpr int64_t kLanesOf[5] = {1, 4, 8, 16, 4};
 
 // Pairs of a result and a tap that overlap inside the plane, along one axis.
@@ -107,6 +113,12 @@ double overlapping_taps(const replk_problem& p) {
   return static_cast<double>(overlapping(p.h, p.kh) * overlapping(p.w, p.kw));
 }
 
+// The host's conversion of channels-last tensors for a method that takes planes only.
+double conversion_time(const replk_problem& p, const replk_plan& plan) {
+  if (!p.channels_last || plan.channels_last) return 0;
+  return 2 * (kConversion + kConvertedElement * static_cast<double>(p.n * p.c * p.h * p.w));
+}
+
 double estimated_time(const replk_problem& p, const replk_plan& plan, const Method& method) {
   const Rates& rates = kRates[plan.isa][p.pass == REPLK_GRAD_WEIGHT];
   const int64_t lanes = kLanesOf[plan.isa];
@@ -121,8 +133,12 @@ double estimated_time(const replk_problem& p, const replk_plan& plan, const Meth
     const double multiplied = pairs(p.h, p.kh) * rounded_up(p.w, lanes) * static_cast<double>(p.kw);
     return n * c * (rates.direct_plane + rates.direct_result * results + rates.direct_tap * multiplied);
   }
-  const double overlaps = pairs(p.h, p.kh) * pairs(p.w, p.kw);
-  return rounded_up(p.c, lanes) * (n * (rates.blocked_result * results + rates.blocked_pair * overlaps) +
+  // Short rows of taps are multiplied by the padding too (cpu/blocked/windows.h).
+  const bool has_windows = p.kw <= 13 && p.kw <= p.w;
+  const double overlaps =
+      pairs(p.h, p.kh) * (has_windows ? static_cast<double>(p.w * p.kw) : pairs(p.w, p.kw));
+  const double result = plan.channels_last ? rates.blocked_pixel : rates.blocked_result;
+  return rounded_up(p.c, lanes) * (n * (result * results + rates.blocked_pair * overlaps) +
                                    rates.blocked_weight * overlapping_taps(p));
 }
 
@@ -166,7 +182,8 @@ bool choose(const replk_problem& problem, replk_plan& plan) {
     candidate.method = entry.method;
     candidate.isa = plan.isa;
     if (!method || !method->plan(problem, candidate)) continue;
-    const double time = is_requested ? 0 : estimated_time(problem, candidate, *method);
+    const double time =
+        is_requested ? 0 : estimated_time(problem, candidate, *method) + conversion_time(problem, candidate);
     if (plan.method != REPLK_METHOD_AUTO && time >= least) continue;
     least = time;
     plan = candidate;

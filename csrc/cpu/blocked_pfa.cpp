@@ -82,6 +82,7 @@ bool plan_blocked_pfa(const replk_problem& p, replk_plan& plan) {
   if (!down || !along) return false;
   const Layout layout(p, down, along);
   if (layout.size * 4 > kMaxScratch) return false;
+  plan.channels_last = p.channels_last;
   plan.tile_h = down->length;
   plan.tile_w = along->length;
   const int64_t bytes = divide_up(p.c, kLanes) * layout.packed_bytes(p);
@@ -196,7 +197,8 @@ void convolve_groups(const Task& task, int64_t begin, int64_t end, float* memory
   Vec bias = zero();
   int64_t ready = -1;
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t group = item / p.n, n = item % p.n, lanes = channels(p, group);
+    const int64_t group = item / p.n, n = item % p.n;
+    const int lanes = channels(p, group);
     if (group != ready) {
       const T* weight = static_cast<const T*>(b.weight) + group * kLanes * p.kh * p.kw;
       const char* packed = task.packed ? task.packed + group * l.packed_bytes(p) : nullptr;
@@ -207,16 +209,16 @@ void convolve_groups(const Task& task, int64_t begin, int64_t end, float* memory
         make_spectrum<T>(p, l, b.weight, group, memory, memory + l.factors);
         spectrum = memory + l.factors;
       }
-      if (b.bias) bias = load_first(static_cast<const T*>(b.bias) + group * kLanes, static_cast<int>(lanes));
+      if (b.bias) bias = load_first(static_cast<const T*>(b.bias) + group * kLanes, lanes);
       ready = group;
     }
-    const T* x = static_cast<const T*>(b.input) + n * b.input_stride[0] + group * kLanes * b.input_stride[1];
-    T* y = static_cast<T*>(b.output) + n * b.output_stride[0] + group * kLanes * b.output_stride[1];
-    planes_to_blocked(memory + l.plane, x,
-                      {p.h, p.w, b.input_stride[2], b.input_stride[1], p.w, static_cast<int>(lanes)}, false);
+    const PlaneShape from = group_shape(p, task.plan, b.input_stride, p.w, lanes);
+    const PlaneShape to = group_shape(p, task.plan, b.output_stride, p.w, lanes);
+    const T* x = static_cast<const T*>(b.input) + n * b.input_stride[0] + group * kLanes * from.channel_stride;
+    T* y = static_cast<T*>(b.output) + n * b.output_stride[0] + group * kLanes * to.channel_stride;
+    group_to_blocked(task.plan, memory + l.plane, x, from);
     convolve_plane(p, l, spectrum, bias, memory);
-    blocked_to_planes(y, memory + l.plane,
-                      {p.h, p.w, b.output_stride[2], b.output_stride[1], p.w, static_cast<int>(lanes)});
+    blocked_to_group(task.plan, y, memory + l.plane, to);
   }
 }
 

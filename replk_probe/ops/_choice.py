@@ -31,12 +31,9 @@ ISA_VARIABLE, METHOD_VARIABLE = "REPLK_PROBE_ISA", "REPLK_PROBE_METHOD"
 # ms.
 COMPUTED_IN = {torch.float16: torch.float32}
 
-# Number of taps from which converting a channels-last tensor to planes and back is worthwhile. Torch's
-# channels-last convolution is faster up to 7x7 on planes of 14 to 256 (1,1024,28,28 with 3x3: 0.35 ms to 1.2 ms), and
-# equal or slower at 9x9; its weight gradient is fast for 3x3 only (0.34 ms; 5x5 takes 25 ms). On larger planes the
-# conversion takes longer than direct sums of 9x9 (1,80,112,112: 2.4 ms to 3.9 ms), not of 11x11 (5.1 ms to 3.5 ms).
-_IN_PLANES_FROM = {_loader.FORWARD: 9 * 9, _loader.GRAD_INPUT: 9 * 9, _loader.GRAD_WEIGHT: 4 * 4}
-_IN_LARGE_PLANES_FROM, _SMALL_PLANE = 11 * 11, 40 * 40
+# Number of taps from which channels-last tensors are computed natively. Torch's channels-last convolution of 3x3 is
+# faster (1,192,28,28: 85 us to 106), and so is its weight gradient (0.34 ms; 5x5 takes 25 ms).
+_CHANNELS_LAST_FROM = 4 * 4
 
 # What the methods compute with that are not in the native library.
 FORCED_TORCH = {"aten": "convolution", TorchFFT.name: "Fourier transforms"}
@@ -206,18 +203,15 @@ def _is_by_onednn(problem: ConvProblem) -> bool:
     return problem.dtype == "float32"
 
 
-def left_channels_last(direction: int, taps: int, pixels: int, method: str | None) -> str | None:
-    """Why channels-last tensors are computed by torch in that format, or None if they are converted to planes.
+def left_channels_last(taps: int, method: str | None) -> str | None:
+    """Why channels-last tensors are computed by torch, or None if they are computed natively.
 
     ``method`` is the method that the environment or a choice forces.
     """
-    least = _IN_PLANES_FROM[direction]
-    if direction != _loader.GRAD_WEIGHT and pixels > _SMALL_PLANE:
-        least = _IN_LARGE_PLANES_FROM
-    if taps >= least or method not in (None, "", "auto"):
+    if taps >= _CHANNELS_LAST_FROM or method not in (None, "", "auto"):
         return None
-    side = math.isqrt(least)
-    return f"kernels below {side}x{side} are faster channels-last"
+    side = math.isqrt(_CHANNELS_LAST_FROM)
+    return f"torch is faster for channels-last kernels below {side}x{side}"
 
 
 def planned_method(
@@ -279,7 +273,7 @@ def planned_method(
     elif 0 in shape:
         reason = "the output is empty"
     if reason is None and channels_last:
-        reason = left_channels_last(_DIRECTIONS[direction], kernel[0] * kernel[1], shape[2] * shape[3], forced()[1])
+        reason = left_channels_last(kernel[0] * kernel[1], forced()[1])
     if reason is not None:
         computed = COMPUTED_IN.get(dtype, dtype)
         sizes = ConvProblem(direction, str(computed).removeprefix("torch."), channels_last, *shape, *kernel)
@@ -295,6 +289,7 @@ def planned_method(
         kernel,
         COMPUTED_IN.get(dtype, dtype),
         prepared=prepared,
+        channels_last=channels_last,
         threads=torch.get_num_threads() if threads is None else threads,
     )
     if plan.method == _loader.HOST:
@@ -318,6 +313,7 @@ def make_plan(
     threads: int,
     relu: bool = False,
     prepared: bool = False,
+    channels_last: bool = False,
     native: bool = False,
     force: Forced | None = None,
 ) -> tuple[_loader.Problem, _loader.Plan]:
@@ -331,6 +327,7 @@ def make_plan(
         threads: Maximum number of threads; the library uses fewer if their scratch memory would exceed 64 MB.
         relu: Whether a ReLU follows; forward only.
         prepared: Whether the weight will be prepared.
+        channels_last: Whether the tensors are channels-last, which methods that take planes require to be converted.
         native: Use the slow reference if no other method supports the problem.
         force: Values from the environment; default: the current ones.
 
@@ -352,6 +349,7 @@ def make_plan(
         *shape,
         *kernel,
         int(prepared and direction != _loader.GRAD_WEIGHT),
+        int(channels_last),
     )
     plan = _plan(library, problem, native)
     if native and plan.method == _loader.HOST:

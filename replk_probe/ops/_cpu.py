@@ -53,12 +53,14 @@ class _Call:
         "arguments",
         "buffers",
         "channels_last",
+        "converts_output",
         "copies_grad",
         "copies_input",
         "elsewhere",
         "host",
         "key",
         "library",
+        "output_format",
         "packed_bytes",
         "packed_key",
         "plan",
@@ -76,7 +78,9 @@ class _Call:
     buffers: Buffers  # the last argument, complete except for the addresses
     arguments: tuple[Any, Any, Any]  # arguments of replk_dwconv2d_run
     channels_last: bool  # whether the input, and therefore the result, is channels-last
-    copies_input: bool  # whether the input must be copied because its rows are not contiguous
+    output_format: torch.memory_format  # of the memory that the library writes
+    converts_output: bool  # whether that is not yet the result's memory format
+    copies_input: bool  # whether the input must be copied: its pixels, or channels-last its channels, are not adjacent
     copies_grad: bool  # the same for the gradient that a weight gradient reads
     # Everything except the weight that a prepared weight depends on; None if none is prepared.
     packed_key: tuple[Any, ...] | None
@@ -212,10 +216,12 @@ def _way(force: Forced | None) -> _Way:
 def _convolve(call: _Call, input: Tensor, weight: Tensor, prepared: PreparedWeights | None) -> Tensor:
     """Run a forward pass or an input gradient."""
     if call.copies_input:
-        input = in_planes(input)
+        input = in_planes(input) if call.output_format == torch.contiguous_format else input.contiguous(
+            memory_format=torch.channels_last
+        )
     if not weight.is_contiguous():
         weight = weight.contiguous()
-    output = torch.empty_like(input, memory_format=torch.contiguous_format)
+    output = torch.empty_like(input, memory_format=call.output_format)
     buffers = call.buffers
     address = weight.data_ptr()
     buffers.input, buffers.weight, buffers.output = input.data_ptr(), address, output.data_ptr()
@@ -235,7 +241,7 @@ def _convolve(call: _Call, input: Tensor, weight: Tensor, prepared: PreparedWeig
 
 def _finished(call: _Call, output: Tensor) -> Tensor:
     _put_back(call)
-    return in_channels_last(output) if call.channels_last else output
+    return in_channels_last(output) if call.converts_output else output
 
 
 def _aligned(tensor: Tensor) -> Tensor:
@@ -307,7 +313,7 @@ def _plan_call(
     library = find_library()
     call.channels_last = is_channels_last(input) and (grad is None or is_channels_last(grad))
     if reason is None and call.channels_last and not native:
-        reason = left_channels_last(direction, kernel[0] * kernel[1], input.shape[2] * input.shape[3], method)
+        reason = left_channels_last(kernel[0] * kernel[1], method)
     if reason is None and not isinstance(library, str) and input.numel():
         call.problem, call.plan = make_plan(
             direction,
@@ -317,6 +323,7 @@ def _plan_call(
             threads=threads,
             relu=relu,
             prepared=prepared,
+            channels_last=call.channels_last,
             native=native,
             force=(isa, method),
         )
@@ -361,12 +368,17 @@ def _put_back(call: _Call) -> None:
 def _fill(call: _Call, direction: int, input: Tensor, grad: Tensor | None) -> None:
     """Fill the structures of the call, except for the addresses."""
     _, channels, height, width = input.shape
-    dense = (channels * height * width, height * width, width)
+    is_last = bool(call.plan.channels_last)
+    # Strides of the images, of the channels (channels-last: of the columns), and of the rows.
+    second = channels if is_last else height * width
+    dense = (channels * height * width, second, second * width if is_last else width)
 
     def strides(tensor: Tensor) -> tuple[bool, tuple[int, ...]]:
         """Whether the tensor must be copied, and the strides to use."""
-        copies = width > 1 and tensor.stride(3) != 1
-        return copies, dense if copies else tensor.stride()[:3]
+        n, c, h, w = tensor.stride()
+        if is_last:
+            return (True, dense) if c != 1 else (False, (n, w, h))
+        return (True, dense) if width > 1 and w != 1 else (False, (n, c, h))
 
     buffers = Buffers()
     call.alignment = input.element_size()
@@ -375,6 +387,8 @@ def _fill(call: _Call, direction: int, input: Tensor, grad: Tensor | None) -> No
     if grad is not None:
         call.copies_grad, buffers.grad_stride[:] = strides(grad)
     buffers.output_stride[:] = dense
+    call.output_format = torch.channels_last if is_last else torch.contiguous_format
+    call.converts_output = call.channels_last and not is_last
     call.buffers = buffers
     call.arguments = (ctypes.byref(call.problem), ctypes.byref(call.plan), ctypes.byref(buffers))
     problem, plan = call.problem, call.plan

@@ -18,7 +18,7 @@ import torch
 _LOGGER = logging.getLogger(__name__)
 
 # Version of the interface that the structures below describe.
-ABI_VERSION = 5
+ABI_VERSION = 6
 FILE_NAME = "libreplk_dwconv2d" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 # Path of another file to load, for example one built with a sanitizer.
 LIBRARY_VARIABLE = "REPLK_PROBE_LIBRARY"
@@ -65,6 +65,7 @@ class Problem(ctypes.Structure):
         ("kh", ctypes.c_int64),
         ("kw", ctypes.c_int64),
         ("prepared", ctypes.c_int32),
+        ("channels_last", ctypes.c_int32),
     )
 
 
@@ -74,6 +75,7 @@ class Plan(ctypes.Structure):
     _fields_ = (
         ("method", ctypes.c_int32),
         ("isa", ctypes.c_int32),
+        ("channels_last", ctypes.c_int32),
         ("tile_h", ctypes.c_int64),
         ("tile_w", ctypes.c_int64),
         ("packed_bytes", ctypes.c_int64),

@@ -3,45 +3,65 @@
 #define REPLK_CPU_BLOCKED_LAYOUT_H_
 
 #include "common/task.h"
-#include "cpu/blocked/toeplitz.h"
 #include "cpu/blocked/transpose.h"
+#include "cpu/blocked/windows.h"
 #include "cpu/common/output.h"
 
 namespace replk {
 namespace REPLK_ISA {
 
+// Floats of x and y in a band.
+constexpr int64_t kBandSize = 64 * 1024;
+
 struct BlockedLayout {
   Kernel kernel;
   ColumnBlock block;
-  int64_t blocks, pitch;          // blocks of columns; pixels per row including unused ones
-  int64_t y, w, sum, bias, size;  // offsets; x comes first. `sum`: grad weight, over many images; else `sums`
+  int64_t blocks;                 // of columns
+  int64_t x_pitch, y_pitch;       // pixels per row including unused ones
+  int64_t x;                      // offset of row 0, column 0 of x
+  int64_t bands, height;          // bands of rows, and rows of y in a band
+  int64_t y, w, sum, bias, size;  // offsets. `sum`: grad weight, over many images; else `sums`
 
-  explicit BlockedLayout(const replk_problem& p) : kernel(p), block(column_block(p.w)) {
+  BlockedLayout(const replk_problem& p, const replk_plan& plan) : kernel(p) {
+    if (p.pass == REPLK_GRAD_WEIGHT || !find_window_block(p.w, kernel.kw, block)) block = column_block(p.w);
     blocks = divide_up(p.w, block.pixels);
-    pitch = blocks * block.pixels;
-    const int64_t plane = p.h * pitch * kLanes, taps = kernel.kh * kernel.kw * kLanes;
-    y = plane;
-    w = y + plane;
+    y_pitch = blocks * block.pixels;
+    x_pitch = y_pitch + block.halo;
+    x = block.halo / 2 * kLanes;
+    // Planes are transposed as a whole. Channels-last tensors are cut into bands whose rows stay in the caches; the rows
+    // of the kernel's halo are copied again for every band.
+    const int64_t h = larger(p.h, 1), row = larger(x_pitch, 1) * kLanes, halo = kernel.kh - 1;
+    const int64_t fitting = plan.channels_last ? larger((kBandSize / row - halo) / 2, smaller(kernel.kh, h)) : h;
+    bands = divide_up(h, fitting);
+    height = divide_up(h, bands);
+    bands = divide_up(h, height);
+    const int64_t taps = kernel.kh * kernel.kw * kLanes;
+    y = smaller(height + halo, p.h) * row;
+    w = y + height * y_pitch * kLanes;
     sum = w + taps;
-    bias = sum + (p.pass == REPLK_GRAD_WEIGHT ? taps : (p.h + 1) / 2 * pitch * kLanes);
+    bias = sum + (p.pass == REPLK_GRAD_WEIGHT ? taps : blocks == 1 ? (height + 1) / 2 * y_pitch * kLanes : 0);
     size = bias + round_up(kLanes, kLine);
   }
 
-  int64_t groups(const replk_problem& p) const { return divide_up(p.c, kLanes); }
+  // The first row of x that the band of an item reads.
+  int64_t first_row(int64_t item) const { return larger(item % bands * height - kernel.pad_h(), 0); }
+
 
   int channels(const replk_problem& p, int64_t group) const {
     return static_cast<int>(smaller(kLanes, p.c - group * kLanes));
   }
 
-  PlaneShape plane_shape(const replk_problem& p, int64_t group, const int64_t* stride) const {
-    return {p.h, p.w, stride[2], stride[1], pitch, channels(p, group)};
+  PlaneShape plane_shape(const replk_problem& p, const replk_plan& plan, int64_t group, const int64_t* stride,
+                         int64_t pitch) const {
+    return group_shape(p, plan, stride, pitch, channels(p, group));
   }
 
   // Prefetches a plane of this group. Does nothing if all planes fit roughly the second-level cache, where it would
-  // cost 3 %, or if rows are not contiguous.
+  // cost 3 %, if rows are not contiguous, or in channels-last tensors.
   template <class T>
-  Prefetch prefetch(const replk_problem& p, int64_t group, const T* plane, const int64_t* stride) const {
-    if (stride[2] != p.w || bytes_of_planes(p) < (4 << 20)) return Prefetch();
+  Prefetch prefetch(const replk_problem& p, const replk_plan& plan, int64_t group, const T* plane,
+                    const int64_t* stride) const {
+    if (plan.channels_last || stride[2] != p.w || bytes_of_planes(p) < (4 << 20)) return Prefetch();
     const int64_t size = sizeof(T);
     return Prefetch(plane, channels(p, group), p.h * p.w * size, stride[1] * size);
   }

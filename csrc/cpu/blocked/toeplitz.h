@@ -65,16 +65,22 @@ static REPLK_INLINE void sum_diagonals(const Vec (&y)[Q], const Vec (&x)[Q], flo
   }
 }
 
-// A channel-blocked plane with its columns in blocks of Q.
+// A channel-blocked plane with its columns in blocks of Q, or a band of rows of it.
 struct BlockedPlane {
-  int64_t h, blocks;  // rows; blocks of columns
+  int64_t h, blocks;  // rows of the plane; blocks of columns
   int64_t kh, kw;
-  const float* x;     // [h][blocks * Q][kLanes]; grad weight: x
-  float* y;           // forward: written, the same layout; grad weight: the output's gradient, read
+  int64_t x_row;       // row of the plane that x begins with
+  int64_t begin, end;  // rows of y
+  const float* x;      // [rows][blocks * Q][kLanes]
+  float* y;            // forward: written; grad weight: the output's gradient, read, in the layout of x
   float* w;           // [kh][kw][kLanes]; grad weight: added to
   float* sums;        // forward: written, half the rows of x, rounded up
   const float* bias;  // [kLanes], forward
   bool relu;
+  int64_t y_row, y_pixel;  // forward: elements from a row of y to the next, and from a pixel
+  int64_t columns;         // forward: of y
+  const char* next;        // forward: what to prefetch, a pixel at a time
+  int64_t next_pixel;      // bytes from a pixel to the next
 };
 
 // Calls function(tap of diagonal 0, begin, end, input block) for the input blocks that contribute to output block
@@ -89,13 +95,16 @@ static REPLK_INLINE void for_each_block(const BlockedPlane& p, int64_t block, Fu
   }
 }
 
+// Stores columns of block `block` of row i.
 template <int Q>
-static REPLK_INLINE void store_row(const BlockedPlane& p, const Vec (&y)[Q], float* out) {
+static REPLK_INLINE void store_row(const BlockedPlane& p, const Vec (&y)[Q], int64_t i, int64_t block) {
   const Vec bias = load(p.bias);
+  float* out = p.y + (i - p.begin) * p.y_row + block * Q * p.y_pixel;
+  const int64_t count = p.columns - block * Q;
   REPLK_UNROLL
-  for (int q = 0; q < Q; ++q) {
+  for (int q = 0; q < Q; ++q, out += p.y_pixel) {
     const Vec value = y[q] + bias;
-    store(out + q * kLanes, p.relu ? relu(value) : value);
+    if (q < count) store(out, p.relu ? relu(value) : value);
   }
 }
 
@@ -130,32 +139,32 @@ static void convolve_complete(const BlockedPlane& p, PrefetchPair& ahead) {
       load_pixels(x, p.x + j * row);
       multiply_differences<1 - Q>(y, x, middle + (j - i) * taps, middle + (j - half - i) * taps);
     }
-    store_row(p, y, p.y + i * row);
+    store_row(p, y, i, 0);
     if (i >= rest) continue;
     ahead.step();
     for (int64_t j = 0; j < half; ++j) {
       load_pixels(x, p.x + j * row);
       multiply_differences<1 - Q>(other, x, middle + (j - half - i) * taps, middle + (j - i) * taps);
     }
-    store_row(p, other, p.y + (half + i) * row);
+    store_row(p, other, half + i, 0);
   }
 }
 
 template <int Q>
 static void convolve_blocked(const BlockedPlane& p, PrefetchPair& ahead) {
   if constexpr (Q == 7 || Q == 8) {  // the last stages at 224 and 256 pixels; on larger planes FFTs are faster
-    if (p.blocks == 1 && p.kh == 2 * p.h - 1 && p.kw == 2 * Q - 1) return convolve_complete<Q>(p, ahead);
+    if (p.end - p.begin == p.h && p.blocks == 1 && p.kh == 2 * p.h - 1 && p.kw == 2 * Q - 1) return convolve_complete<Q>(p, ahead);
   }
   const int64_t row = p.blocks * Q * kLanes, pad = p.kh / 2;
-  for (int64_t i = 0; i < p.h; ++i) {
-    ahead.step();
+  for (int64_t i = p.begin; i < p.end; ++i) {
     const int64_t first = i < pad ? pad - i : 0, last = i + p.kh - pad > p.h ? p.h - i + pad : p.kh;
     for (int64_t block = 0; block < p.blocks; ++block) {
+      ahead.step();
       Vec y[Q];
       REPLK_UNROLL
       for (int q = 0; q < Q; ++q) y[q] = zero();
       for_each_block<Q>(p, block, [&](int64_t tap, int64_t begin, int64_t end, int64_t other) {
-        const float* x_row = p.x + (i + first - pad) * row + other * Q * kLanes;
+        const float* x_row = p.x + (i + first - pad - p.x_row) * row + other * Q * kLanes;
         const float* w_row = p.w + (first * p.kw + tap) * kLanes;
         for (int64_t u = first; u < last; ++u, x_row += row, w_row += p.kw * kLanes) {
           Vec x[Q];
@@ -163,7 +172,7 @@ static void convolve_blocked(const BlockedPlane& p, PrefetchPair& ahead) {
           multiply_diagonals<1 - Q>(y, x, w_row, begin, end);
         }
       });
-      store_row(p, y, p.y + i * row + block * Q * kLanes);
+      store_row(p, y, i, block);
     }
   }
 }
@@ -171,14 +180,14 @@ static void convolve_blocked(const BlockedPlane& p, PrefetchPair& ahead) {
 template <int Q>
 static void correlate_blocked(const BlockedPlane& p, PrefetchPair& ahead) {
   const int64_t row = p.blocks * Q * kLanes, pad = p.kh / 2;
-  for (int64_t i = 0; i < p.h; ++i) {
-    ahead.step();
+  for (int64_t i = p.begin; i < p.end; ++i) {
     const int64_t first = i < pad ? pad - i : 0, last = i + p.kh - pad > p.h ? p.h - i + pad : p.kh;
     for (int64_t block = 0; block < p.blocks; ++block) {
+      ahead.step();
       Vec y[Q];
-      load_pixels(y, p.y + i * row + block * Q * kLanes);
+      load_pixels(y, p.y + (i - p.begin) * row + block * Q * kLanes);
       for_each_block<Q>(p, block, [&](int64_t tap, int64_t begin, int64_t end, int64_t other) {
-        const float* x_row = p.x + (i + first - pad) * row + other * Q * kLanes;
+        const float* x_row = p.x + (i + first - pad - p.x_row) * row + other * Q * kLanes;
         float* w_row = p.w + (first * p.kw + tap) * kLanes;
         for (int64_t u = first; u < last; ++u, x_row += row, w_row += p.kw * kLanes) {
           Vec x[Q];
@@ -192,6 +201,7 @@ static void correlate_blocked(const BlockedPlane& p, PrefetchPair& ahead) {
 
 struct ColumnBlock {
   int pixels;
+  int halo;  // columns of zeros around those of x
   void (*convolve)(const BlockedPlane&, PrefetchPair&);
   void (*correlate)(const BlockedPlane&, PrefetchPair&);
 };
@@ -202,7 +212,7 @@ struct ColumnBlocks {
   // The block size that covers `columns` at the lowest cost: unused columns, and loads at about 2 / Q of a product
   // each.
   static ColumnBlock covering(int64_t columns) {
-    constexpr ColumnBlock kBlocks[] = {{Q, convolve_blocked<Q>, correlate_blocked<Q>}...};
+    constexpr ColumnBlock kBlocks[] = {{Q, 0, convolve_blocked<Q>, correlate_blocked<Q>}...};
     int best = 0;
     double least = 0;
     for (int i = 0; i < kCount; ++i) {

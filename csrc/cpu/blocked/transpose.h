@@ -1,14 +1,18 @@
-// Transposes between planes and the channel-blocked layout: plane[c][i][j] <-> blocked[i * pitch + j][c], where c
-// counts kLanes neighboring channels (the nChw16c layout of oneDNN for 16 lanes).
+// Copies between tensors and the channel-blocked layout: plane[c][i][j] or pixel[i][j][c] <-> blocked[i * pitch + j][c],
+// where c counts kLanes neighboring channels (the nChw16c layout of oneDNN for 16 lanes). Channels-last tensors are
+// copied vector by vector, planes are transposed.
 //
 // Square tiles of kLanes pixels by kLanes channels are transposed in registers. Contiguous rows are treated as one long
 // row, so that tiles may cross row ends; a last tile overlaps the previous one instead of extending past the end.
-// Missing channels are zeros in the blocked layout and are not written back. `blocked` is 64-byte aligned.
+// Missing channels are zeros in the blocked layout and are not written back. `blocked` is 64-byte aligned. Pixels of
+// `blocked` between the end of a row and its pitch are neither written nor read.
 #ifndef REPLK_CPU_BLOCKED_TRANSPOSE_H_
 #define REPLK_CPU_BLOCKED_TRANSPOSE_H_
 
 #include <cstdint>
 
+#include "common/task.h"
+#include "cpu/common/partial.h"
 #include "cpu/common/unroll.h"
 #include "cpu/simd/isa.h"
 
@@ -24,12 +28,20 @@ namespace REPLK_ISA {
 // The geometry of one group of channels.
 struct PlaneShape {
   int64_t rows, columns;
-  int64_t row_stride, channel_stride;  // in the planes, in elements
+  int64_t row_stride, channel_stride;  // in the tensor, in elements
   int64_t pitch;                       // in the blocked layout, in pixels
   int channels;                        // 1 to kLanes
+  int64_t pixel_stride = 1;            // in the tensor; other than 1 only in channels-last ones
 
   bool is_dense() const { return row_stride == columns; }
 };
+
+// The geometry of a group of `channels` channels of the planned input or output.
+static inline PlaneShape group_shape(const replk_problem& p, const replk_plan& plan, const int64_t* stride,
+                                     int64_t pitch, int channels) {
+  if (plan.channels_last) return {p.h, p.w, stride[2], 1, pitch, channels, stride[1]};
+  return {p.h, p.w, stride[2], stride[1], pitch, channels};
+}
 
 // Offsets of the pixels of consecutive tiles in the blocked layout.
 class BlockedPixels {
@@ -133,6 +145,13 @@ static REPLK_NOINLINE void planes_to_blocked(float* blocked, const T* planes, co
       for (int k = 0; k < kLanes; ++k) store(to + k * step, tile[k]);
       continue;
     }
+    if (s.columns >= kLanes && count == kLanes) {  // the tile crosses at most one end of a row
+      const int64_t left = s.columns - pixel % s.columns, gap = (s.pitch - s.columns) * kLanes;
+      float* to = blocked + pixels.offset(pixel);
+      REPLK_UNROLL
+      for (int k = 0; k < kLanes; ++k) store(to + k * kLanes + (k < left ? 0 : gap), tile[k]);
+      continue;
+    }
     alignas(64) float rows[kLanes][kLanes];
     REPLK_UNROLL
     for (int k = 0; k < kLanes; ++k) store(rows[k], tile[k]);
@@ -161,6 +180,40 @@ static REPLK_NOINLINE void blocked_to_planes(T* planes, const float* blocked, co
     for (int k = 0; k < kLanes; ++k) tile[k] = load(from + k * kLanes);
     store_tile(tile, planes + at.element(), s, count);
   }
+}
+
+template <class T>
+static void pixels_to_blocked(float* blocked, const T* pixels, const PlaneShape& s) {
+  for (int64_t i = 0; i < s.rows; ++i) {
+    const T* from = pixels + i * s.row_stride;
+    float* to = blocked + i * s.pitch * kLanes;
+    for (int64_t j = 0; j < s.columns; ++j, from += s.pixel_stride, to += kLanes) {
+      store(to, load_up_to(from, s.channels));
+    }
+  }
+}
+
+template <class T>
+static void blocked_to_pixels(T* pixels, const float* blocked, const PlaneShape& s) {
+  for (int64_t i = 0; i < s.rows; ++i) {
+    const float* from = blocked + i * s.pitch * kLanes;
+    T* to = pixels + i * s.row_stride;
+    for (int64_t j = 0; j < s.columns; ++j, from += kLanes, to += s.pixel_stride) {
+      store_up_to(to, load(from), s.channels);
+    }
+  }
+}
+
+template <class T>
+static void group_to_blocked(const replk_plan& plan, float* blocked, const T* group, const PlaneShape& s) {
+  if (plan.channels_last) return pixels_to_blocked(blocked, group, s);
+  planes_to_blocked(blocked, group, s, false);
+}
+
+template <class T>
+static void blocked_to_group(const replk_plan& plan, T* group, const float* blocked, const PlaneShape& s) {
+  if (plan.channels_last) return blocked_to_pixels(group, blocked, s);
+  blocked_to_planes(group, blocked, s);
 }
 
 }  // namespace REPLK_ISA

@@ -6,8 +6,8 @@
 //   grad weight  dw[c,u,v]    = sum_{n,i,j} dy[n,c,i,j] x[n,c,i+u-Kh/2,j+v-Kw/2]
 //
 // Stride 1, zero padding by half the kernel ("same"), odd kernels of any size, also larger than the plane. Sizes and
-// strides are int64 and count elements, never bytes. The innermost stride of every plane is 1; weights are dense
-// [C,Kh,Kw]. No function keeps a pointer, allocates memory that outlives the call, throws, or writes outside the
+// strides are int64 and count elements, never bytes. The innermost stride of every plane is 1, in channels-last tensors
+// that of the channels; weights are dense [C,Kh,Kw]. No function keeps a pointer, allocates memory that outlives the call, throws, or writes outside the
 // buffers that are documented as written. Every function may be called from several threads at once.
 #ifndef REPLK_DWCONV2D_H_
 #define REPLK_DWCONV2D_H_
@@ -25,7 +25,7 @@ extern "C" {
 #endif
 
 // Incremented whenever a struct, a value or the meaning of either changes.
-#define REPLK_ABI_VERSION 5
+#define REPLK_ABI_VERSION 6
 
 enum replk_status {
   REPLK_OK = 0,
@@ -73,28 +73,31 @@ typedef struct replk_problem {
   int64_t n, c, h, w;  // >= 0
   int64_t kh, kw;      // odd, >= 1
   int32_t prepared;    // 1: run() will be given a prepared weight, so that AUTO does not count the time to prepare it
+  int32_t channels_last;  // 1: the host's tensors are channels-last, so that AUTO counts the time to convert them
 } replk_problem;
 
 // How to compute it.
 typedef struct replk_plan {
   int32_t method;           // replk_method
   int32_t isa;              // replk_isa
+  int32_t channels_last;    // 1: run() takes channels-last tensors; 0: planes, to which the host converts others
   int64_t tile_h, tile_w;   // lengths of the transforms of FFT and BLOCKED_PFA; 0 for the other methods
   int64_t packed_bytes;     // size of the prepared weight that run() accepts; 0: this method does not prepare weights
   int64_t workspace_bytes;  // scratch memory for run(), for all threads together
   uint64_t checksum;        // of the problem and of the fields above
 } replk_plan;
 
-// The buffers of one call. Strides count elements. Pointers need the alignment of their element type, no more.
+// The buffers of one call. Strides count elements, of the axes n, c and h, or n, w and h if the plan is channels-last.
+// Pointers need the alignment of their element type, no more.
 typedef struct replk_buffers {
   const void* input;         // forward and grad weight: x; grad input: dy.  [N,C,H,W]
-  int64_t input_stride[3];   // n, c, h
+  int64_t input_stride[3];
   const void* grad;          // grad weight: dy [N,C,H,W]; otherwise null
-  int64_t grad_stride[3];    // n, c, h
+  int64_t grad_stride[3];
   const void* weight;        // [C,Kh,Kw]; null for grad weight
   const void* bias;          // [C] or null; forward only
   void* output;              // forward: y; grad input: dx [N,C,H,W]; grad weight: dw [C,Kh,Kw]. Written.
-  int64_t output_stride[3];  // n, c, h; ignored for grad weight
+  int64_t output_stride[3];  // ignored for grad weight
   const void* packed;        // the weight as prepared by pack(), or null
   void* workspace;           // written; null if the plan needs none
   int64_t workspace_bytes;

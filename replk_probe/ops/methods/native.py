@@ -74,6 +74,7 @@ class NativeMethod:
             COMPUTED_IN.get(dtype, dtype),
             threads=torch.get_num_threads(),
             prepared=self._prepared is not None,
+            channels_last=problem.channels_last,
             force=self._force,
         )[1]
 
