@@ -47,6 +47,7 @@ std::vector<Changed> changed_problems(const replk_problem& p) {
   add("a higher kernel", &replk_problem::kh, p.kh + 60);
   add("a wider kernel", &replk_problem::kw, p.kw + 60);
   add("the other `prepared`", &replk_problem::prepared, 1 - p.prepared);
+  add("another memory format", &replk_problem::channels_last, 1 - p.channels_last);
   return found;
 }
 
@@ -58,6 +59,7 @@ std::vector<replk_plan> changed_plans(const replk_plan& plan) {
   for (int32_t isa = REPLK_ISA_AUTO - 1; isa <= REPLK_ISA_NEON + 1; ++isa) {
     if (isa != plan.isa) found.push_back(plan), found.back().isa = isa;
   }
+  found.push_back(plan), found.back().channels_last = 1 - plan.channels_last;
   for (auto member :
        {&replk_plan::tile_h, &replk_plan::tile_w, &replk_plan::packed_bytes, &replk_plan::workspace_bytes}) {
     for (const int64_t value : {int64_t{-1}, int64_t{7}, plan.*member + 64}) {
@@ -70,7 +72,7 @@ std::vector<replk_plan> changed_plans(const replk_plan& plan) {
 
 bool check(const replk_kernel& kernel) {
   const replk_problem problem = {
-      kernel.pass, kernel.dtype, REPLK_NO_ACTIVATION, kernel.method, kernel.isa, 2, 2, 17, 9, 11, 5, 7, 0};
+      kernel.pass, kernel.dtype, REPLK_NO_ACTIVATION, kernel.method, kernel.isa, 2, 2, 17, 9, 11, 5, 7, 0, 0};
   replk_plan plan;
   if (!expect(replk_dwconv2d_plan(&problem, &plan), REPLK_OK, kernel.name, "plan")) return false;
   const Guarded unreadable(0, 64);

@@ -44,8 +44,8 @@ bool call(const replk_problem& problem, const replk_plan& plan, const Operands& 
   const int64_t plane = problem.h * problem.w;
   for (int64_t* stride : {buffers.input_stride, buffers.grad_stride, buffers.output_stride}) {
     stride[0] = problem.c * plane;
-    stride[1] = plane;
-    stride[2] = problem.w;
+    stride[1] = plan.channels_last ? problem.c : plane;
+    stride[2] = plan.channels_last ? problem.c * problem.w : problem.w;
   }
   const bool ok = replk_dwconv2d_run(&problem, &plan, &buffers) == REPLK_OK;
   stale = buffers.packed_was_stale;
@@ -129,7 +129,8 @@ bool check_all(int& ran) {
     if (kernel.isa != replk_best_isa() || kernel.dtype != REPLK_F32) continue;
     const int before = ran;
     for (const Shape& s : kShapes) {
-      for (const bool is_stale : {false, true}) {
+      for (const int option : {0, 1, 2, 3}) {
+        const bool is_stale = option % 2 != 0;
         if (is_stale && kernel.pass == REPLK_GRAD_WEIGHT) continue;
         const replk_problem problem = {kernel.pass,
                                        kernel.dtype,
@@ -143,7 +144,8 @@ bool check_all(int& ran) {
                                        s.w,
                                        s.kh,
                                        s.kw,
-                                       0};
+                                       0,
+                                       option / 2};
         passed = check(problem, is_stale, ++seed, ran) && passed;
       }
     }

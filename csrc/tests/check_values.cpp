@@ -22,8 +22,9 @@ struct Call {
   replk_problem problem;
   std::vector<char> input, grad, weight;
 
-  Call(const replk_kernel& kernel, int64_t h, int64_t w, int64_t k, int32_t activation)
-      : problem{kernel.pass, kernel.dtype, activation, kernel.method, kernel.isa, 1, 1, kChannels, h, w, k, k, 0},
+  Call(const replk_kernel& kernel, int64_t h, int64_t w, int64_t k, int32_t activation, int32_t channels_last)
+      : problem{kernel.pass, kernel.dtype, activation, kernel.method, kernel.isa, 1, 1, kChannels, h, w, k, k, 0,
+                channels_last},
         input(bytes(kChannels * h * w)),
         grad(bytes(kChannels * h * w)),
         weight(bytes(kChannels * k * k)) {
@@ -55,13 +56,25 @@ struct Call {
     buffers.output = output.data();
     buffers.workspace = workspace.data();
     buffers.workspace_bytes = plan.workspace_bytes;
+    const int64_t column = plan.channels_last ? kChannels : 1;
     for (int64_t* stride : {buffers.input_stride, buffers.grad_stride, buffers.output_stride}) {
-      stride[0] = kChannels * plane, stride[1] = plane, stride[2] = problem.w;
+      stride[0] = kChannels * plane, stride[1] = plan.channels_last ? column : plane, stride[2] = problem.w * column;
     }
     if (replk_dwconv2d_run(&problem, &plan, &buffers) != REPLK_OK) return {};
     std::vector<float> found;
-    for (int64_t i = 0; i < size(output); ++i) found.push_back(get(output.data(), i, problem.dtype));
+    const int64_t results = size(output) / kChannels;
+    for (int64_t i = 0; i < size(output); ++i) {
+      const int64_t at = is_weight_gradient ? i : place(i / results, i % results);
+      found.push_back(get(output.data(), at, problem.dtype));
+    }
     return found;
+  }
+
+  // Index of a pixel of a channel.
+  int64_t place(int64_t channel, int64_t pixel) const {
+    replk_plan plan{};
+    replk_dwconv2d_plan(&problem, &plan);
+    return plan.channels_last ? pixel * kChannels + channel : channel * problem.h * problem.w + pixel;
   }
 };
 
@@ -80,7 +93,9 @@ bool check_value(const replk_kernel& kernel, float value, bool in_weight, int32_
   call.problem.activation = activation;
   std::vector<char>& operand = in_weight ? call.weight : call.input;
   const int64_t side = in_weight ? call.problem.kh : call.problem.h;
-  put(operand.data(), kMarked * side * side + side / 2 * side + side / 2, call.problem.dtype, value);
+  const int64_t middle = side / 2 * side + side / 2;
+  const int64_t at = in_weight ? kMarked * side * side + middle : call.place(kMarked, middle);
+  put(operand.data(), at, call.problem.dtype, value);
   const std::vector<float> found = call.run();
   const int64_t results = static_cast<int64_t>(found.size()) / kChannels;
   bool is_kept = found.size() == expected.size(), is_inside = is_kept;
@@ -97,13 +112,13 @@ bool check_value(const replk_kernel& kernel, float value, bool in_weight, int32_
          expect(is_inside, kernel, "a value that is not finite affects another channel");
 }
 
-bool check_values(const replk_kernel& kernel) {
+bool check_values(const replk_kernel& kernel, int32_t channels_last) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
   bool passed = true;
   for (const int64_t side : {9, 14}) {
     // Every pixel reaches every result of a convolution, and the one in the middle all taps of a weight gradient.
     const int64_t kernel_side = kernel.pass == REPLK_GRAD_WEIGHT ? (side - 1) | 1 : 2 * side - 1;
-    const Call clean(kernel, side, side, kernel_side, REPLK_NO_ACTIVATION);
+    const Call clean(kernel, side, side, kernel_side, REPLK_NO_ACTIVATION, channels_last);
     const std::vector<float> expected = clean.run();
     if (expected.empty()) continue;
     for (const float value : {kNan, kInfinity, -kInfinity}) {
@@ -121,13 +136,14 @@ bool check_values(const replk_kernel& kernel) {
 }
 
 // Products of two numbers of 8 bits have at most 16, so that a 1x1 kernel computes them exactly before it rounds them.
-bool check_rounding(const replk_kernel& kernel) {
-  const Call call(kernel, 9, 11, 1, REPLK_NO_ACTIVATION);
+bool check_rounding(const replk_kernel& kernel, int32_t channels_last) {
+  const Call call(kernel, 9, 11, 1, REPLK_NO_ACTIVATION, channels_last);
   const std::vector<float> found = call.run();
   bool is_exact = true;
+  const int64_t plane = call.problem.h * call.problem.w;
   for (int64_t i = 0; i < static_cast<int64_t>(found.size()); ++i) {
-    const float product = get(call.input.data(), i, REPLK_BF16) *
-                          get(call.weight.data(), i / (call.problem.h * call.problem.w), REPLK_BF16);
+    const float product = get(call.input.data(), call.place(i / plane, i % plane), REPLK_BF16) *
+                          get(call.weight.data(), i / plane, REPLK_BF16);
     const float rounded = replk::bfloat16_to_float(replk::float_to_bfloat16(product));
     is_exact = is_exact && found[static_cast<std::size_t>(i)] == rounded;
   }
@@ -139,9 +155,11 @@ bool check_rounding(const replk_kernel& kernel) {
 int main() {
   bool passed = true;
   for (const replk_kernel& kernel : replk_tests::kernels()) {
-    passed = check_values(kernel) && passed;
-    if (kernel.dtype == REPLK_BF16 && !kernel.uses_fft && kernel.pass != REPLK_GRAD_WEIGHT) {
-      passed = check_rounding(kernel) && passed;
+    for (const int32_t channels_last : {0, 1}) {
+      passed = check_values(kernel, channels_last) && passed;
+      if (kernel.dtype == REPLK_BF16 && !kernel.uses_fft && kernel.pass != REPLK_GRAD_WEIGHT) {
+        passed = check_rounding(kernel, channels_last) && passed;
+      }
     }
   }
   std::printf("%d checks of special values, %s\n", ran, passed ? "all passed" : "some FAILED");

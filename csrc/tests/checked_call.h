@@ -114,6 +114,7 @@ struct Layout {
   int64_t row_gap = 0;            // elements between the end of a row and the beginning of the next
   int64_t plane_gap = 0;          // rows between planes
   bool channels_outside = false;  // the strides of n and c in the order [C,N,H,W]
+  bool channels_last = false;     // [N,H,W,C], with row_gap elements between pixels and plane_gap pixels between rows
   Packed packed = Packed::kNone;
   bool bias = false;
   float spread = 1.0f;  // channel c is scaled by spread^(c % 3 - 1)
@@ -144,17 +145,10 @@ inline void put(char* base, int64_t index, int32_t dtype, float value) {
 // An [N,C,H,W] tensor in guarded memory.
 class Tensor {
  public:
-  Tensor(const replk_problem& p, const Layout& layout)
-      : n_(p.n),
-        c_(p.c),
-        h_(p.h),
-        w_(p.w),
-        dtype_(p.dtype),
-        memory_(extent(p, layout) * element_size(p.dtype), element_size(p.dtype)) {
-    const int64_t row = p.w + layout.row_gap, plane = (p.h + layout.plane_gap) * row;
-    stride_[0] = layout.channels_outside ? plane : plane * p.c;
-    stride_[1] = layout.channels_outside ? plane * p.n : plane;
-    stride_[2] = row;
+  Tensor(const replk_problem& p, const Layout& layout, bool channels_last = false)
+      : n_(p.n), c_(p.c), h_(p.h), w_(p.w), dtype_(p.dtype), strides_(strides_of(p, layout, channels_last)),
+        stride_{strides_.n, channels_last ? strides_.w : strides_.c, strides_.h},
+        memory_(extent() * element_size(p.dtype), element_size(p.dtype)) {
     fill_all(std::numeric_limits<float>::quiet_NaN());
   }
 
@@ -162,6 +156,12 @@ class Tensor {
     for_each([&](int64_t index, int64_t c) {
       put(memory_.data(), index, dtype_, random.signed_unit() * std::pow(spread, static_cast<float>(c % 3 - 1)));
     });
+  }
+  // The elements of a tensor of the same sizes.
+  void take(const Tensor& other) {
+    const std::vector<float> values = other.values();
+    size_t next = 0;
+    for_each([&](int64_t index, int64_t) { put(memory_.data(), index, dtype_, values[next++]); });
   }
   // In place, so that gaps are unchanged.
   void take_absolute() {
@@ -188,15 +188,25 @@ class Tensor {
   }
 
   char* data() const { return memory_.data(); }
-  const int64_t* stride() const { return stride_; }
+  const int64_t* stride() const { return stride_; }  // as in replk_buffers
   std::vector<char> bytes() const { return {memory_.data(), memory_.data() + memory_.bytes()}; }
 
  private:
-  // The last row ends with its last element, not with its gap.
-  static int64_t extent(const replk_problem& p, const Layout& layout) {
-    if (p.n * p.c * p.h * p.w == 0) return 0;
+  struct Strides {
+    int64_t n, c, h, w;
+  };
+  static Strides strides_of(const replk_problem& p, const Layout& layout, bool channels_last) {
+    if (channels_last) {
+      const int64_t pixel = p.c + layout.row_gap, row = (p.w + layout.plane_gap) * pixel;
+      return {p.h * row, 1, row, pixel};
+    }
     const int64_t row = p.w + layout.row_gap, plane = (p.h + layout.plane_gap) * row;
-    return (p.n * p.c - 1) * plane + (p.h - 1) * row + p.w;
+    return layout.channels_outside ? Strides{plane, plane * p.n, row, 1} : Strides{plane * p.c, plane, row, 1};
+  }
+  // The tensor ends with its last element, not with a gap.
+  int64_t extent() const {
+    if (n_ * c_ * h_ * w_ == 0) return 0;
+    return (n_ - 1) * strides_.n + (c_ - 1) * strides_.c + (h_ - 1) * strides_.h + (w_ - 1) * strides_.w + 1;
   }
   float at(int64_t index) const { return get(memory_.data(), index, dtype_); }
   template <class Function>
@@ -204,7 +214,9 @@ class Tensor {
     for (int64_t n = 0; n < n_; ++n) {
       for (int64_t c = 0; c < c_; ++c) {
         for (int64_t i = 0; i < h_; ++i) {
-          for (int64_t j = 0; j < w_; ++j) function(n * stride_[0] + c * stride_[1] + i * stride_[2] + j, c);
+          for (int64_t j = 0; j < w_; ++j) {
+            function(n * strides_.n + c * strides_.c + i * strides_.h + j * strides_.w, c);
+          }
         }
       }
     }
@@ -212,6 +224,7 @@ class Tensor {
 
   int64_t n_, c_, h_, w_;
   int32_t dtype_;
+  Strides strides_;
   int64_t stride_[3];
   Guarded memory_;
 };
@@ -291,11 +304,11 @@ inline replk_kernel kernel_of(const replk_problem& p, const replk_plan& plan) {
 
 inline std::string describe(const replk_problem& p, const replk_plan& plan) {
   char text[256];
-  std::snprintf(text, sizeof text, "%s n%lld c%lld h%lld w%lld k%lldx%lld act%d threads%d tile %lldx%lld",
+  std::snprintf(text, sizeof text, "%s n%lld c%lld h%lld w%lld k%lldx%lld act%d threads%d channels_last%d tile %lldx%lld",
                 kernel_of(p, plan).name, static_cast<long long>(p.n), static_cast<long long>(p.c),
                 static_cast<long long>(p.h), static_cast<long long>(p.w), static_cast<long long>(p.kh),
-                static_cast<long long>(p.kw), p.activation, p.threads, static_cast<long long>(plan.tile_h),
-                static_cast<long long>(plan.tile_w));
+                static_cast<long long>(p.kw), p.activation, p.threads, plan.channels_last,
+                static_cast<long long>(plan.tile_h), static_cast<long long>(plan.tile_w));
   return text;
 }
 
@@ -329,6 +342,7 @@ class Case {
     problem.method = method;
     problem.isa = isa;
     problem.threads = threads;
+    problem.channels_last = layout_.channels_last;
     replk_plan plan;
     const int32_t planned = replk_dwconv2d_plan(&problem, &plan);
     if (planned == REPLK_UNSUPPORTED && method != REPLK_METHOD_AUTO) return true;
@@ -344,13 +358,15 @@ class Case {
       const int32_t status = replk_dwconv2d_pack(&problem, &plan, source.data(), packed.data());
       if (status != REPLK_OK) return fail(problem, plan, replk_status_string(status));
     }
-    const std::vector<char> before[] = {input_.bytes(), grad_.bytes(), weight_.bytes(), bias_.bytes()};
+    Tensor input(problem, layout_, plan.channels_last != 0);
+    input.take(input_);
+    const std::vector<char> before[] = {input.bytes(), grad_.bytes(), weight_.bytes(), bias_.bytes()};
     Guarded workspace(plan.workspace_bytes, 1);
     std::memset(workspace.data(), 0xff,
                 static_cast<size_t>(workspace.bytes()));  // NaN, should it be read before it is written
-    Tensor output(problem, layout_);
+    Tensor output(problem, layout_, plan.channels_last != 0);
     Array weight_gradient(problem.c * problem.kh * problem.kw, problem.dtype);
-    replk_buffers buffers = arguments(output, weight_gradient);
+    replk_buffers buffers = arguments(input, output, weight_gradient);
     buffers.packed = is_packed ? packed.data() : nullptr;
     buffers.workspace = workspace.data();
     buffers.workspace_bytes = plan.workspace_bytes;
@@ -361,7 +377,7 @@ class Case {
         !packed.slack_is_untouched()) {
       return fail(problem, plan, "wrote outside of its buffers");
     }
-    if (before[0] != input_.bytes() || before[1] != grad_.bytes() || before[2] != weight_.bytes() ||
+    if (before[0] != input.bytes() || before[1] != grad_.bytes() || before[2] != weight_.bytes() ||
         before[3] != bias_.bytes()) {
       return fail(problem, plan, "changed an input");
     }
@@ -398,16 +414,16 @@ class Case {
     if (!bytes.empty()) std::memcpy(to.data(), bytes.data(), bytes.size());
   }
 
-  replk_buffers arguments(const Tensor& output, const Array& weight_gradient) const {
+  replk_buffers arguments(const Tensor& input, const Tensor& output, const Array& weight_gradient) const {
     const bool is_weight_gradient = problem_.pass == REPLK_GRAD_WEIGHT;
     replk_buffers b{};
-    b.input = input_.data();
+    b.input = input.data();
     b.grad = is_weight_gradient ? grad_.data() : nullptr;
     b.weight = is_weight_gradient ? nullptr : weight_.data();
     b.bias = layout_.bias && problem_.pass == REPLK_FORWARD ? bias_.data() : nullptr;
     b.output = is_weight_gradient ? weight_gradient.data() : output.data();
     for (int i = 0; i < 3; ++i) {
-      b.input_stride[i] = input_.stride()[i];
+      b.input_stride[i] = input.stride()[i];
       b.grad_stride[i] = grad_.stride()[i];
       b.output_stride[i] = output.stride()[i];
     }
@@ -422,7 +438,7 @@ class Case {
     replk_plan plan;
     Tensor output(problem, layout_);
     Array weight_gradient(problem.c * problem.kh * problem.kw, problem.dtype);
-    replk_buffers buffers = arguments(output, weight_gradient);
+    replk_buffers buffers = arguments(input_, output, weight_gradient);
     if (replk_dwconv2d_plan(&problem, &plan) != REPLK_OK || replk_dwconv2d_run(&problem, &plan, &buffers) != REPLK_OK) {
       std::fprintf(stderr, "the reference method refuses %s\n", describe(problem, plan).c_str());
       std::abort();

@@ -53,7 +53,8 @@ int64_t draw_kernel(Bytes& bytes) {
 // Arbitrary numbers: the result is a status, never a crash, and the sizes in an accepted plan are within their bounds.
 bool check_arguments(Bytes& bytes) {
   replk_problem p;
-  int32_t* const small[] = {&p.pass, &p.dtype, &p.activation, &p.method, &p.isa, &p.threads, &p.prepared};
+  int32_t* const small[] = {&p.pass, &p.dtype, &p.activation, &p.method, &p.isa, &p.threads, &p.prepared,
+                            &p.channels_last};
   for (int32_t* field : small) *field = static_cast<int32_t>(bytes.below(8) ? bytes.below(9) - 1 : bytes.any());
   int64_t* const sizes[] = {&p.n, &p.c, &p.h, &p.w, &p.kh, &p.kw};
   for (int64_t* size : sizes) {
@@ -90,6 +91,7 @@ bool check_one(const uint8_t* data, size_t size) {
   layout.row_gap = bytes.below(2) ? bytes.below(20) : 0;
   layout.plane_gap = bytes.below(2) ? bytes.below(3) : 0;
   layout.channels_outside = bytes.below(4) == 0;
+  layout.channels_last = bytes.below(2) != 0;
   layout.packed = static_cast<Packed>(bytes.below(3));
   layout.bias = bytes.below(2) != 0;
   layout.spread = bytes.below(2) ? 1.0f : 1e6f;

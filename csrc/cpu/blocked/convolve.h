@@ -32,9 +32,9 @@ static void convolve_groups(const Task& task, int64_t begin, int64_t end, float*
                         scratch + layout.sum,
                         scratch + layout.bias,
                         p.activation == REPLK_RELU,
-                        layout.y_pitch * kLanes,
-                        kLanes,
-                        layout.y_pitch,
+                        0,
+                        0,
+                        0,
                         nullptr,
                         0};
   const auto group_of = [&](int64_t item) { return item / (p.n * layout.bands); };
@@ -67,15 +67,16 @@ static void convolve_groups(const Task& task, int64_t begin, int64_t end, float*
     y += plane.begin * to.row_stride;
     plane.next = reinterpret_cast<const char*>(input(next) + layout.first_row(next) * from.row_stride);
     plane.next_pixel = task.plan.channels_last ? from.pixel_stride * int64_t{sizeof(T)} : 0;
+    bool in_place = false;
     if constexpr (sizeof(T) == sizeof(float)) {
-      if (task.plan.channels_last && to.channels == kLanes) {  // whole vectors are stored in place
-        plane.y = y, plane.y_row = to.row_stride, plane.y_pixel = to.pixel_stride, plane.columns = p.w;
-        layout.block.convolve(plane, ahead);
-        continue;
-      }
+      in_place = task.plan.channels_last && to.channels == kLanes;  // whole vectors
+      plane.y = in_place ? y : scratch + layout.y;
     }
+    plane.y_row = in_place ? to.row_stride : layout.y_pitch * kLanes;
+    plane.y_pixel = in_place ? to.pixel_stride : kLanes;
+    plane.columns = in_place ? p.w : layout.y_pitch;
     layout.block.convolve(plane, ahead);
-    blocked_to_group(task.plan, y, scratch + layout.y, to);
+    if (!in_place) blocked_to_group(task.plan, y, scratch + layout.y, to);
   }
 }
 

@@ -7,6 +7,7 @@ would not notice a mistake in them.
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from replk_probe.ops import native_info
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 PASSES = ("forward", "grad_input", "grad_weight")
 ISAS = ("auto", "portable", "avx2", "avx512", "neon")
 DTYPES = (torch.float32, torch.bfloat16)
@@ -33,12 +34,12 @@ class Problem(ctypes.Structure):
     _fields_ = (
         [(name, ctypes.c_int32) for name in ("pass_", "dtype", "activation", "method", "isa", "threads")]
         + [(name, ctypes.c_int64) for name in ("n", "c", "h", "w", "kh", "kw")]
-        + [("prepared", ctypes.c_int32)]
+        + [(name, ctypes.c_int32) for name in ("prepared", "channels_last")]
     )
 
 
 class Plan(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int32) for name in ("method", "isa")] + [
+    _fields_ = [(name, ctypes.c_int32) for name in ("method", "isa", "channels_last")] + [
         (name, ctypes.c_int64) for name in ("tile_h", "tile_w", "packed_bytes", "workspace_bytes", "checksum")
     ]
 
@@ -121,9 +122,10 @@ class Native:
         method: str = "auto",
         isa: str = "auto",
         threads: int = 1,
+        channels_last: bool = False,
     ) -> Problem:
         numbers = (PASSES.index(pass_name), DTYPES.index(dtype), int(relu), self.method_number(method), ISAS.index(isa))
-        return Problem(*numbers, threads, *shape, *kernel)
+        return Problem(*numbers, threads, *shape, *kernel, 0, int(channels_last))
 
     def method_number(self, name: str) -> int:
         return next(number for number, known in self.methods.items() if known == name)
@@ -145,8 +147,12 @@ class Native:
         threads: int = 1,
         packed: Literal["none", "fresh", "stale"] = "none",
         out: Tensor | None = None,
+        channels_last: bool = False,
     ) -> Outcome | None:
-        """Compute, or None where the library refuses the forced method (or leaves the problem to the host)."""
+        """Compute, or None where the library refuses the forced method (or leaves the problem to the host).
+
+        With ``channels_last``, also None where the method takes planes only.
+        """
         x, weight, grad = operands.x, operands.weight, operands.grad
         kernel = operands.kernel if weight is None else (weight.shape[-2], weight.shape[-1])
         problem = self.problem(
@@ -158,13 +164,16 @@ class Native:
             method=method,
             isa=isa,
             threads=threads,
+            channels_last=channels_last,
         )
         plan = self.plan(problem)
-        if plan is None or plan.method == HOST:
+        if plan is None or plan.method == HOST or plan.channels_last != channels_last:
             return None
         if out is None:
             shape = (x.shape[1], 1, *kernel) if operands.pass_name == "grad_weight" else tuple(x.shape)
             out = torch.full(shape, float("nan"), dtype=x.dtype)
+        if channels_last:
+            x, out = (torch.empty_like(t, memory_format=torch.channels_last).copy_(t) for t in (x, out))
         keep = None
         if packed != "none" and plan.packed_bytes and weight is not None:
             keep = torch.empty(plan.packed_bytes + 64, dtype=torch.uint8)
@@ -176,13 +185,13 @@ class Native:
         workspace = torch.full((max(plan.workspace_bytes, 1),), 255, dtype=torch.uint8)
         buffers = Buffers(
             address(x),
-            strides(x),
+            strides(x, channels_last),
             address(grad),
             strides(grad),
             address(weight),
             address(operands.bias),
             address(out),
-            strides(out),
+            strides(out, channels_last),
             address(keep),
             address(workspace),
             plan.workspace_bytes,
@@ -197,21 +206,25 @@ class Native:
     def run_all(
         self, operands: Operands, *, isas: tuple[str, ...] | None = None, **options: object
     ) -> Iterator[Outcome]:
-        """Every method that can do it, on every instruction set of this machine."""
-        for isa in isas or self.isas:
-            for method in self.fast_methods:
-                outcome = self.run(operands, method=method, isa=isa, **options)  # type: ignore[arg-type]
-                if outcome is not None:
-                    yield outcome
+        """Every method that can do it, on every instruction set of this machine, in both memory formats."""
+        formats = (False, True) if options.get("out") is None else (False,)
+        for isa, method, last in itertools.product(isas or self.isas, self.fast_methods, formats):
+            outcome = self.run(operands, method=method, isa=isa, channels_last=last, **options)  # type: ignore[arg-type]
+            if outcome is not None:
+                yield outcome
 
 
 def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def strides(tensor: Tensor | None) -> ctypes.Array[ctypes.c_int64]:
+def strides(tensor: Tensor | None, channels_last: bool = False) -> ctypes.Array[ctypes.c_int64]:
     if tensor is None or not tensor.numel():
         return Strides()
+    if channels_last:
+        n, c, h, w = tensor.stride()
+        assert c == 1
+        return Strides(n, w, h)
     assert tensor.shape[3] == 1 or tensor.stride(3) == 1
     return Strides(*tensor.stride()[:3])
 
