@@ -42,8 +42,7 @@ bool is_valid(const replk_problem& p) {
          p.activation >= REPLK_NO_ACTIVATION && p.activation <= REPLK_RELU &&
          (p.activation == REPLK_NO_ACTIVATION || p.pass == REPLK_FORWARD) && p.method >= REPLK_METHOD_AUTO &&
          p.method <= REPLK_METHOD_REFERENCE && p.isa >= REPLK_ISA_AUTO && p.isa <= REPLK_ISA_NEON && p.threads >= 1 &&
-         p.threads <= 1024 && (p.prepared == 0 || p.prepared == 1) &&
-         (p.channels_last == 0 || p.channels_last == 1);
+         p.threads <= 1024 && (p.prepared == 0 || p.prepared == 1) && (p.channels_last == 0 || p.channels_last == 1);
 }
 
 // FNV-1a over 64-bit words.
@@ -54,8 +53,26 @@ uint64_t checksum(std::initializer_list<int64_t> words) {
 }
 
 uint64_t checksum_of_plan(const replk_problem& p, const replk_plan& plan) {
-  return checksum({p.pass, p.dtype, p.activation, p.method, p.isa, p.threads, p.n, p.c, p.h, p.w, p.kh, p.kw,
-                   p.prepared, p.channels_last, plan.method, plan.isa, plan.channels_last, plan.tile_h, plan.tile_w, plan.packed_bytes,
+  return checksum({p.pass,
+                   p.dtype,
+                   p.activation,
+                   p.method,
+                   p.isa,
+                   p.threads,
+                   p.n,
+                   p.c,
+                   p.h,
+                   p.w,
+                   p.kh,
+                   p.kw,
+                   p.prepared,
+                   p.channels_last,
+                   plan.method,
+                   plan.isa,
+                   plan.channels_last,
+                   plan.tile_h,
+                   plan.tile_w,
+                   plan.packed_bytes,
                    plan.workspace_bytes});
 }
 

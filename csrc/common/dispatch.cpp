@@ -85,8 +85,7 @@ constexpr Rates kRates[5][2] = {
     {{0.180, 60, 0.12, 0.0184, 0.32, 0.017, 0.11, 0.29, 0.14},
      {0.170, 70, 0.22, 0.0195, 0.43, 0.019, 0.12, 0, 0}},  // AVX-512
     // NEON: not measured, but derived from AVX2 by the number of lanes: a vector operation takes the same time.
-    {{0.130, 90, 0.40, 0.0408, 1.40, 0.044, 0.16, 0.183, 0.60},
-     {0.125, 100, 0.24, 0.0400, 1.40, 0.048, 0.24, 0, 0}},
+    {{0.130, 90, 0.40, 0.0408, 1.40, 0.044, 0.16, 0.183, 0.60}, {0.125, 100, 0.24, 0.0400, 1.40, 0.048, 0.24, 0, 0}},
 };
 // Nanoseconds for a byte of a prepared weight: 20 GB/s, what one core of a server reads from memory, not a fit. Without
 // it, transforms were chosen for kernels from 5x5 to 9x9 on planes from 14 to 64 where direct or blocked sums are
@@ -135,11 +134,10 @@ double estimated_time(const replk_problem& p, const replk_plan& plan, const Meth
   }
   // Short rows of taps are multiplied by the padding too (cpu/blocked/windows.h).
   const bool has_windows = p.kw <= 13 && p.kw <= p.w;
-  const double overlaps =
-      pairs(p.h, p.kh) * (has_windows ? static_cast<double>(p.w * p.kw) : pairs(p.w, p.kw));
+  const double overlaps = pairs(p.h, p.kh) * (has_windows ? static_cast<double>(p.w * p.kw) : pairs(p.w, p.kw));
   const double result = plan.channels_last ? rates.blocked_pixel : rates.blocked_result;
-  return rounded_up(p.c, lanes) * (n * (result * results + rates.blocked_pair * overlaps) +
-                                   rates.blocked_weight * overlapping_taps(p));
+  return rounded_up(p.c, lanes) *
+         (n * (result * results + rates.blocked_pair * overlaps) + rates.blocked_weight * overlapping_taps(p));
 }
 
 }  // namespace

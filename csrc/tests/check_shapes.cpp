@@ -63,7 +63,7 @@ int main(int argument_count, char** arguments) {
         layout.row_gap = index % 3 == 1 ? 3 : 0;
         layout.plane_gap = index % 4 == 2 ? 1 : 0;
         layout.channels_outside = index % 5 == 4;
-        layout.channels_last = index % 2 == at % 2;
+        layout.channels_last = index % 4 < 2;
         layout.packed = index % 11 == 0 ? Packed::kStale : index % 2 ? Packed::kFresh : Packed::kNone;
         layout.bias = index % 3 == 0;
         layout.spread = index % 6 == 5 ? 1e4f : 1.0f;

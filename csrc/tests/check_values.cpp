@@ -23,8 +23,8 @@ struct Call {
   std::vector<char> input, grad, weight;
 
   Call(const replk_kernel& kernel, int64_t h, int64_t w, int64_t k, int32_t activation, int32_t channels_last)
-      : problem{kernel.pass, kernel.dtype, activation, kernel.method, kernel.isa, 1, 1, kChannels, h, w, k, k, 0,
-                channels_last},
+      : problem{kernel.pass, kernel.dtype, activation, kernel.method, kernel.isa, 1, 1, kChannels, h, w, k, k,
+                0,           channels_last},
         input(bytes(kChannels * h * w)),
         grad(bytes(kChannels * h * w)),
         weight(bytes(kChannels * k * k)) {

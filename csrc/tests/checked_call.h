@@ -146,7 +146,12 @@ inline void put(char* base, int64_t index, int32_t dtype, float value) {
 class Tensor {
  public:
   Tensor(const replk_problem& p, const Layout& layout, bool channels_last = false)
-      : n_(p.n), c_(p.c), h_(p.h), w_(p.w), dtype_(p.dtype), strides_(strides_of(p, layout, channels_last)),
+      : n_(p.n),
+        c_(p.c),
+        h_(p.h),
+        w_(p.w),
+        dtype_(p.dtype),
+        strides_(strides_of(p, layout, channels_last)),
         stride_{strides_.n, channels_last ? strides_.w : strides_.c, strides_.h},
         memory_(extent() * element_size(p.dtype), element_size(p.dtype)) {
     fill_all(std::numeric_limits<float>::quiet_NaN());
@@ -304,11 +309,11 @@ inline replk_kernel kernel_of(const replk_problem& p, const replk_plan& plan) {
 
 inline std::string describe(const replk_problem& p, const replk_plan& plan) {
   char text[256];
-  std::snprintf(text, sizeof text, "%s n%lld c%lld h%lld w%lld k%lldx%lld act%d threads%d channels_last%d tile %lldx%lld",
-                kernel_of(p, plan).name, static_cast<long long>(p.n), static_cast<long long>(p.c),
-                static_cast<long long>(p.h), static_cast<long long>(p.w), static_cast<long long>(p.kh),
-                static_cast<long long>(p.kw), p.activation, p.threads, plan.channels_last,
-                static_cast<long long>(plan.tile_h), static_cast<long long>(plan.tile_w));
+  std::snprintf(
+      text, sizeof text, "%s n%lld c%lld h%lld w%lld k%lldx%lld act%d threads%d channels_last%d tile %lldx%lld",
+      kernel_of(p, plan).name, static_cast<long long>(p.n), static_cast<long long>(p.c), static_cast<long long>(p.h),
+      static_cast<long long>(p.w), static_cast<long long>(p.kh), static_cast<long long>(p.kw), p.activation, p.threads,
+      plan.channels_last, static_cast<long long>(plan.tile_h), static_cast<long long>(plan.tile_w));
   return text;
 }
 

@@ -53,8 +53,8 @@ int64_t draw_kernel(Bytes& bytes) {
 // Arbitrary numbers: the result is a status, never a crash, and the sizes in an accepted plan are within their bounds.
 bool check_arguments(Bytes& bytes) {
   replk_problem p;
-  int32_t* const small[] = {&p.pass, &p.dtype, &p.activation, &p.method, &p.isa, &p.threads, &p.prepared,
-                            &p.channels_last};
+  int32_t* const small[] = {&p.pass, &p.dtype,   &p.activation, &p.method,
+                            &p.isa,  &p.threads, &p.prepared,   &p.channels_last};
   for (int32_t* field : small) *field = static_cast<int32_t>(bytes.below(8) ? bytes.below(9) - 1 : bytes.any());
   int64_t* const sizes[] = {&p.n, &p.c, &p.h, &p.w, &p.kh, &p.kw};
   for (int64_t* size : sizes) {

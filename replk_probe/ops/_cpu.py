@@ -216,8 +216,10 @@ def _way(force: Forced | None) -> _Way:
 def _convolve(call: _Call, input: Tensor, weight: Tensor, prepared: PreparedWeights | None) -> Tensor:
     """Run a forward pass or an input gradient."""
     if call.copies_input:
-        input = in_planes(input) if call.output_format == torch.contiguous_format else input.contiguous(
-            memory_format=torch.channels_last
+        input = (
+            in_planes(input)
+            if call.output_format == torch.contiguous_format
+            else input.contiguous(memory_format=torch.channels_last)
         )
     if not weight.is_contiguous():
         weight = weight.contiguous()

@@ -39,10 +39,11 @@ def depthwise_conv2d(
     read, so that a NaN there has no effect, while torch multiplies them by the padding.
 
     Args:
-        input: Input, ``[N, C, H, W]``, with any strides. Rows that are not contiguous require a copy. A channels_last
-            input requires two, because the result has the same memory format: about half the time of a 13x13
-            convolution on planes of 28x28. In that format, kernels below 9x9 (11x11 on planes above 40x40; weight
-            gradients: 4x4) are computed by torch, which is faster.
+        input: Input, ``[N, C, H, W]``, with any strides. Rows that are not contiguous require a copy, unless the input
+            is channels_last and the method reads that format (``blocked`` and ``blocked-pfa`` do, except for weight
+            gradients). With other methods, a channels_last input requires two copies, because the result has the same
+            memory format; the choice of the method counts their time. In that format, kernels below 4x4 are computed by
+            torch, which is faster.
         weight: Weight, ``[C, 1, Kh, Kw]``, of any size, also larger than the plane. Even sizes are computed by torch,
             with the padding of ``F.conv2d(padding="same")``.
         bias: Bias, ``[C]``, or None.

@@ -31,12 +31,7 @@ static void convolve_groups(const Task& task, int64_t begin, int64_t end, float*
                         scratch + layout.w,
                         scratch + layout.sum,
                         scratch + layout.bias,
-                        p.activation == REPLK_RELU,
-                        0,
-                        0,
-                        0,
-                        nullptr,
-                        0};
+                        p.activation == REPLK_RELU};
   const auto group_of = [&](int64_t item) { return item / (p.n * layout.bands); };
   const auto image_of = [&](int64_t item) { return item / layout.bands % p.n; };
   const auto input = [&](int64_t item) {

@@ -29,16 +29,19 @@ static void correlate_groups(const Task& task, int64_t begin, int64_t end, float
   clear(scratch, layout.size);
   const BlockedPlane plane = {
       p.h,     layout.blocks, k.kh, k.kw, 0, 0, p.h, scratch, scratch + layout.y, scratch + layout.w,
-      nullptr, nullptr,       false, 0, 0, 0, nullptr, 0};
+      nullptr, nullptr,       false};
   for (int64_t group = begin; group < end; ++group) {
     for (int64_t n = 0; n < p.n; ++n) {
       const T* x = static_cast<const T*>(b.input) + n * b.input_stride[0] + group * kLanes * b.input_stride[1];
       const T* g = static_cast<const T*>(b.grad) + n * b.grad_stride[0] + group * kLanes * b.grad_stride[1];
       planes_to_blocked(scratch, x, layout.plane_shape(p, task.plan, group, b.input_stride, layout.x_pitch), false);
-      planes_to_blocked(scratch + layout.y, g, layout.plane_shape(p, task.plan, group, b.grad_stride, layout.y_pitch), false);
+      planes_to_blocked(scratch + layout.y, g, layout.plane_shape(p, task.plan, group, b.grad_stride, layout.y_pitch),
+                        false);
       const bool is_last = n + 1 == p.n;  // hardware prefetching handles the next group's planes
-      PrefetchPair ahead(is_last ? Prefetch() : layout.prefetch(p, task.plan, group, x + b.input_stride[0], b.input_stride),
-                         is_last ? Prefetch() : layout.prefetch(p, task.plan, group, g + b.grad_stride[0], b.grad_stride), p.h * layout.blocks);
+      PrefetchPair ahead(
+          is_last ? Prefetch() : layout.prefetch(p, task.plan, group, x + b.input_stride[0], b.input_stride),
+          is_last ? Prefetch() : layout.prefetch(p, task.plan, group, g + b.grad_stride[0], b.grad_stride),
+          p.h * layout.blocks);
       layout.block.correlate(plane, ahead);
       if ((n + 1) % images_per_sum == 0) add_and_clear(scratch + layout.sum, scratch + layout.w, taps);
     }

@@ -10,8 +10,8 @@
 namespace replk {
 namespace REPLK_ISA {
 
-// Floats of x and y in a band.
-constexpr int64_t kBandSize = 64 * 1024;
+// Floats of x and y in a band, and the number of items that threads can share evenly.
+constexpr int64_t kBandSize = 64 * 1024, kEnoughItems = 16;
 
 struct BlockedLayout {
   Kernel kernel;
@@ -28,11 +28,15 @@ struct BlockedLayout {
     y_pitch = blocks * block.pixels;
     x_pitch = y_pitch + block.halo;
     x = block.halo / 2 * kLanes;
-    // Planes are transposed as a whole. Channels-last tensors are cut into bands whose rows stay in the caches; the rows
-    // of the kernel's halo are copied again for every band.
+    // Planes are transposed as a whole. Channels-last tensors are cut into bands whose rows stay in the caches, and
+    // that threads can share; the rows of the kernel's halo are copied again for every band.
     const int64_t h = larger(p.h, 1), row = larger(x_pitch, 1) * kLanes, halo = kernel.kh - 1;
     const int64_t fitting = plan.channels_last ? larger((kBandSize / row - halo) / 2, smaller(kernel.kh, h)) : h;
     bands = divide_up(h, fitting);
+    const int64_t groups = larger(p.n * divide_up(p.c, kLanes), 1);
+    if (plan.channels_last && groups * bands < kEnoughItems) {
+      bands = larger(bands, smaller(divide_up(kEnoughItems, groups), h / larger(kernel.kh, 8)));
+    }
     height = divide_up(h, bands);
     bands = divide_up(h, height);
     const int64_t taps = kernel.kh * kernel.kw * kLanes;
@@ -45,7 +49,6 @@ struct BlockedLayout {
 
   // The first row of x that the band of an item reads.
   int64_t first_row(int64_t item) const { return larger(item % bands * height - kernel.pad_h(), 0); }
-
 
   int channels(const replk_problem& p, int64_t group) const {
     return static_cast<int>(smaller(kLanes, p.c - group * kLanes));

@@ -73,14 +73,15 @@ struct BlockedPlane {
   int64_t begin, end;  // rows of y
   const float* x;      // [rows][blocks * Q][kLanes]
   float* y;            // forward: written; grad weight: the output's gradient, read, in the layout of x
-  float* w;           // [kh][kw][kLanes]; grad weight: added to
-  float* sums;        // forward: written, half the rows of x, rounded up
-  const float* bias;  // [kLanes], forward
+  float* w;            // [kh][kw][kLanes]; grad weight: added to
+  float* sums;         // forward: written, half the rows of x, rounded up
+  const float* bias;   // [kLanes], forward
   bool relu;
-  int64_t y_row, y_pixel;  // forward: elements from a row of y to the next, and from a pixel
-  int64_t columns;         // forward: of y
-  const char* next;        // forward: what to prefetch, a pixel at a time
-  int64_t next_pixel;      // bytes from a pixel to the next
+  // Forward: elements from a row and a pixel of y to the next, its columns, and what to prefetch pixel by pixel, with
+  // the bytes from a pixel to the next.
+  int64_t y_row = 0, y_pixel = 0, columns = 0;
+  const char* next = nullptr;
+  int64_t next_pixel = 0;
 };
 
 // Calls function(tap of diagonal 0, begin, end, input block) for the input blocks that contribute to output block
@@ -153,7 +154,8 @@ static void convolve_complete(const BlockedPlane& p, PrefetchPair& ahead) {
 template <int Q>
 static void convolve_blocked(const BlockedPlane& p, PrefetchPair& ahead) {
   if constexpr (Q == 7 || Q == 8) {  // the last stages at 224 and 256 pixels; on larger planes FFTs are faster
-    if (p.end - p.begin == p.h && p.blocks == 1 && p.kh == 2 * p.h - 1 && p.kw == 2 * Q - 1) return convolve_complete<Q>(p, ahead);
+    if (p.end - p.begin == p.h && p.blocks == 1 && p.kh == 2 * p.h - 1 && p.kw == 2 * Q - 1)
+      return convolve_complete<Q>(p, ahead);
   }
   const int64_t row = p.blocks * Q * kLanes, pad = p.kh / 2;
   for (int64_t i = p.begin; i < p.end; ++i) {

@@ -1,6 +1,6 @@
-// Copies between tensors and the channel-blocked layout: plane[c][i][j] or pixel[i][j][c] <-> blocked[i * pitch + j][c],
-// where c counts kLanes neighboring channels (the nChw16c layout of oneDNN for 16 lanes). Channels-last tensors are
-// copied vector by vector, planes are transposed.
+// Copies between tensors and the channel-blocked layout: plane[c][i][j] or pixel[i][j][c] <-> blocked[i * pitch +
+// j][c], where c counts kLanes neighboring channels (the nChw16c layout of oneDNN for 16 lanes). Channels-last tensors
+// are copied vector by vector, planes are transposed.
 //
 // Square tiles of kLanes pixels by kLanes channels are transposed in registers. Contiguous rows are treated as one long
 // row, so that tiles may cross row ends; a last tile overlaps the previous one instead of extending past the end.

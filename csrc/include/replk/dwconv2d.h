@@ -7,8 +7,9 @@
 //
 // Stride 1, zero padding by half the kernel ("same"), odd kernels of any size, also larger than the plane. Sizes and
 // strides are int64 and count elements, never bytes. The innermost stride of every plane is 1, in channels-last tensors
-// that of the channels; weights are dense [C,Kh,Kw]. No function keeps a pointer, allocates memory that outlives the call, throws, or writes outside the
-// buffers that are documented as written. Every function may be called from several threads at once.
+// that of the channels; weights are dense [C,Kh,Kw]. No function keeps a pointer, allocates memory that outlives the
+// call, throws, or writes outside the buffers that are documented as written. Every function may be called from several
+// threads at once.
 #ifndef REPLK_DWCONV2D_H_
 #define REPLK_DWCONV2D_H_
 
@@ -90,9 +91,9 @@ typedef struct replk_plan {
 // The buffers of one call. Strides count elements, of the axes n, c and h, or n, w and h if the plan is channels-last.
 // Pointers need the alignment of their element type, no more.
 typedef struct replk_buffers {
-  const void* input;         // forward and grad weight: x; grad input: dy.  [N,C,H,W]
+  const void* input;  // forward and grad weight: x; grad input: dy.  [N,C,H,W]
   int64_t input_stride[3];
-  const void* grad;          // grad weight: dy [N,C,H,W]; otherwise null
+  const void* grad;  // grad weight: dy [N,C,H,W]; otherwise null
   int64_t grad_stride[3];
   const void* weight;        // [C,Kh,Kw]; null for grad weight
   const void* bias;          // [C] or null; forward only
