@@ -585,6 +585,32 @@ def test_the_compiler_knows_the_layout_of_results(kernel: int) -> None:
 
 
 @pytest.mark.usefixtures("native")
+@pytest.mark.parametrize(("kernel", "method"), [(7, "blocked"), (13, "blocked-pfa")])
+def test_channels_last_tensors_are_not_transposed(
+    kernel: int, method: str, monkeypatch: pytest.MonkeyPatch, close: Close
+) -> None:
+    monkeypatch.setenv("REPLK_PROBE_METHOD", method)
+    monkeypatch.setattr(_cpu, "in_planes", None)
+    monkeypatch.setattr(_cpu, "in_channels_last", None)
+    whole = torch.randn(2, 40, 14, 18).to(memory_format=torch.channels_last)
+    # The third one is copied, because its channels are not adjacent.
+    for x in (whole, whole[:, 3:, 2:, 1:-3], whole[:, ::2]):
+        w, b = torch.randn(x.shape[1], 1, kernel, kernel), torch.randn(x.shape[1])
+        close(depthwise_conv2d(x, w, b, activation="relu"), x, w, b, relu=True)
+        close(conv_input_gradient(x, w), x, w.flip(2, 3))
+
+
+@pytest.mark.usefixtures("native")
+def test_the_conversion_of_channels_last_tensors_counts() -> None:
+    def planned(size: int, kernel: int) -> str:
+        return planned_method((1, 128, size, size), kernel, channels_last=True).method
+
+    assert (planned(56, 7), planned(14, 13), planned(256, 31)) == ("blocked", "blocked-pfa", "fft")
+    # Direct sums are slower than transforms of planes, but faster than two conversions and these.
+    assert planned_method((1, 128, 56, 56), 11).method == "fft" and planned(56, 11) == "blocked"
+
+
+@pytest.mark.usefixtures("native")
 def test_torch_computes_the_smallest_channels_last_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     def planned(kernel: int, direction: Any) -> Any:
         return planned_method((1, 64, 28, 28), kernel, direction=direction, channels_last=True)

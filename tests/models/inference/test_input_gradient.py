@@ -55,12 +55,12 @@ def test_a_closed_relu_of_a_convolution_blocks_the_gradient() -> None:
 
 @pytest.mark.skipif(not ops.native_info().loaded, reason="the native library was not built")
 def test_a_forced_method_computes_small_kernels_of_channels_last_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    conv, log = depthwise(5), MethodLog()
+    conv, log = depthwise(3), MethodLog()
     freeze_layers(conv, log)
     x = torch.randn(1, 4, 12, 12).contiguous(memory_format=torch.channels_last)
     for method, want in (
-        (None, "aten: kernels below 9x9 are faster channels-last"),
-        ("auto", "aten: kernels below 9x9 are faster channels-last"),
+        (None, "aten: torch is faster for channels-last kernels below 4x4"),
+        ("auto", "aten: torch is faster for channels-last kernels below 4x4"),
         ("fft", ": fft"),
         ("aten", "aten: REPLK_PROBE_METHOD=aten forces torch's convolution"),
     ):
