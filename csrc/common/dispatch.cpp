@@ -132,8 +132,8 @@ double estimated_time(const replk_problem& p, const replk_plan& plan, const Meth
     const double multiplied = pairs(p.h, p.kh) * rounded_up(p.w, lanes) * static_cast<double>(p.kw);
     return n * c * (rates.direct_plane + rates.direct_result * results + rates.direct_tap * multiplied);
   }
-  // Short rows of taps are multiplied by the padding too (cpu/blocked/windows.h).
-  const bool has_windows = p.kw <= 13 && p.kw <= p.w;
+  // On planes wider than one block, short rows of taps are multiplied by the padding too (cpu/blocked/windows.h).
+  const bool has_windows = p.kw <= 13 && p.w > 14;
   const double overlaps = pairs(p.h, p.kh) * (has_windows ? static_cast<double>(p.w * p.kw) : pairs(p.w, p.kw));
   const double result = plan.channels_last ? rates.blocked_pixel : rates.blocked_result;
   return rounded_up(p.c, lanes) *

@@ -105,7 +105,7 @@ double operations(const replk_problem& p, const replk_plan& plan) {
   const auto transforms = [&](int64_t columns) {
     return static_cast<double>(columns * l.down->operations / 2 + l.slots * l.along->operations);
   };
-  const double plane = 2 * transforms(p.w) + 10.0 * static_cast<double>(p.h * p.w);
+  const double plane = 2 * transforms(p.w) + (plan.channels_last ? 3.0 : 10.0) * static_cast<double>(p.h * p.w);
   const bool is_ready = p.prepared && plan.packed_bytes > 0;
   const double weight = 5.0 * static_cast<double>(p.kh * p.kw) + (is_ready ? 0 : transforms(l.kernel.kw));
   return static_cast<double>(divide_up(p.c, kLanes)) * (static_cast<double>(p.n) * plane + weight);

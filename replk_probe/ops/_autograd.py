@@ -62,7 +62,7 @@ def _call(operator: Any, *args: Any) -> Tensor:
     if not is_batched and not _is_differentiated(args):
         if levels or type(args[0]) is not Tensor:  # not, for example, a distributed tensor
             return operator(*args)  # type: ignore[no-any-return]
-        with torch._C._AutoDispatchBelowAutograd():  # without the call of _autograd_kernel, which takes 7 us
+        with torch._C._AutoDispatchBelowAutograd():  # without the call of _autograd_kernel, which takes 5 us
             found = operator(*args)
     else:
         device = args[0].device.type
