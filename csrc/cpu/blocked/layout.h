@@ -10,8 +10,8 @@
 namespace replk {
 namespace REPLK_ISA {
 
-// Floats of x and y in a band, and the number of items that threads can share evenly.
-constexpr int64_t kBandSize = 64 * 1024, kEnoughItems = 16;
+// Floats of x and y in a band, and the least number of items of a thread, so that all end at about the same time.
+constexpr int64_t kBandSize = 64 * 1024, kItemsPerThread = 4;
 
 struct BlockedLayout {
   Kernel kernel;
@@ -29,13 +29,14 @@ struct BlockedLayout {
     x_pitch = y_pitch + block.halo;
     x = block.halo / 2 * kLanes;
     // Planes are transposed as a whole. Channels-last tensors are cut into bands whose rows stay in the caches, and
-    // that threads can share; the rows of the kernel's halo are copied again for every band.
+    // that threads can share; the rows of the kernel's halo are copied again for every band. Results do not depend on
+    // the bands.
     const int64_t h = larger(p.h, 1), row = larger(x_pitch, 1) * kLanes, halo = kernel.kh - 1;
     const int64_t fitting = plan.channels_last ? larger((kBandSize / row - halo) / 2, smaller(kernel.kh, h)) : h;
     bands = divide_up(h, fitting);
-    const int64_t groups = larger(p.n * divide_up(p.c, kLanes), 1);
-    if (plan.channels_last && groups * bands < kEnoughItems) {
-      bands = larger(bands, smaller(divide_up(kEnoughItems, groups), h / larger(kernel.kh, 8)));
+    const int64_t groups = larger(p.n * divide_up(p.c, kLanes), 1), enough = kItemsPerThread * p.threads;
+    if (plan.channels_last && p.threads > 1 && groups * bands < enough) {
+      bands = larger(bands, smaller(divide_up(enough, groups), h / larger(kernel.kh, 8)));
     }
     height = divide_up(h, bands);
     bands = divide_up(h, height);
