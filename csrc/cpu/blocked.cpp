@@ -1,5 +1,5 @@
 // The channel-blocked method: the lanes of a vector are neighboring channels, for planes that are too small to fill
-// vectors with columns.
+// vectors with columns, and for channels-last tensors, which need no transpose.
 #include "common/task.h"
 #include "cpu/blocked/convolve.h"
 #include "cpu/blocked/grad_weight.h"

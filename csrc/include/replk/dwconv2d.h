@@ -49,7 +49,7 @@ enum replk_method {
   REPLK_METHOD_AUTO = 0,         // in a problem: the method with the lowest estimated time
   REPLK_METHOD_DIRECT = 1,       // register-blocked multiply-add over a zero-padded copy of the plane
   REPLK_METHOD_FFT = 2,          // overlap-save FFT, tile by tile
-  REPLK_METHOD_BLOCKED = 3,      // direct sums in a channel-blocked layout, for small planes
+  REPLK_METHOD_BLOCKED = 3,      // direct sums in a channel-blocked layout
   REPLK_METHOD_BLOCKED_PFA = 4,  // prime-factor FFT of whole small planes in a channel-blocked layout
   REPLK_METHOD_REFERENCE = 5,    // plain loops with double accumulators, for tests
   REPLK_METHOD_HOST = 6,         // in a plan only: no method supports the problem; use the host's own convolution
