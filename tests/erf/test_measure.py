@@ -486,6 +486,7 @@ def measured_state(folder: Path) -> tuple[ErfResult, dict[str, Any], dict[str, A
         {"seconds": -1.0},
         {"counts": [1, 1]},
         {"counts": [1, 0, 2]},
+        {"counts": [1, 2, 1]},
         {"used": [1]},
         {"skipped": {}},
         {"seconds": None},
