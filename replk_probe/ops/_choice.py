@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import os
 from collections.abc import Sequence
@@ -32,8 +31,11 @@ ISA_VARIABLE, METHOD_VARIABLE = "REPLK_PROBE_ISA", "REPLK_PROBE_METHOD"
 COMPUTED_IN = {torch.float16: torch.float32}
 
 # Number of taps from which channels-last tensors are computed natively. Torch's channels-last convolution of 3x3 is
-# faster (1,192,28,28: 85 us to 106), and so is its weight gradient (0.34 ms; 5x5 takes 25 ms).
-_CHANNELS_LAST_FROM = 4 * 4
+# faster (1,192,28,28: 85 us to 106), and so is its weight gradient (0.34 ms; 5x5 takes 25 ms). In the forward pass, on
+# planes of 14 to 128, native 5x5 kernels take 0.9 to 1.2 times the time of torch's, 7x7 0.8 to 1.1 times (bfloat16: 0.9
+# to 1.2) and 9x9 0.7 to 1.03; in the input gradient, 5x5 kernels take 0.5 to 0.9.
+_CHANNELS_LAST_FROM = {_loader.FORWARD: 7 * 7, _loader.GRAD_INPUT: 5 * 5, _loader.GRAD_WEIGHT: 5 * 5}
+_CHANNELS_LAST_BFLOAT16_FROM = _CHANNELS_LAST_FROM | {_loader.FORWARD: 9 * 9}
 
 # What the methods compute with that are not in the native library.
 FORCED_TORCH = {"aten": "convolution", TorchFFT.name: "Fourier transforms"}
@@ -203,15 +205,15 @@ def _is_by_onednn(problem: ConvProblem) -> bool:
     return problem.dtype == "float32"
 
 
-def left_channels_last(taps: int, method: str | None) -> str | None:
+def left_channels_last(direction: int, dtype: torch.dtype, taps: int, method: str | None) -> str | None:
     """Why channels-last tensors are computed by torch, or None if they are computed natively.
 
     ``method`` is the method that the environment or a choice forces.
     """
-    if taps >= _CHANNELS_LAST_FROM or method not in (None, "", "auto"):
+    least = (_CHANNELS_LAST_BFLOAT16_FROM if dtype == torch.bfloat16 else _CHANNELS_LAST_FROM)[direction]
+    if taps >= least or method not in (None, "", "auto"):
         return None
-    side = math.isqrt(_CHANNELS_LAST_FROM)
-    return f"torch is faster for channels-last kernels below {side}x{side}"
+    return "torch is faster for small channels-last kernels"
 
 
 def planned_method(
@@ -273,7 +275,7 @@ def planned_method(
     elif 0 in shape:
         reason = "the output is empty"
     if reason is None and channels_last:
-        reason = left_channels_last(kernel[0] * kernel[1], forced()[1])
+        reason = left_channels_last(_DIRECTIONS[direction], dtype, kernel[0] * kernel[1], forced()[1])
     if reason is not None:
         computed = COMPUTED_IN.get(dtype, dtype)
         sizes = ConvProblem(direction, str(computed).removeprefix("torch."), channels_last, *shape, *kernel)

@@ -315,7 +315,7 @@ def _plan_call(
     library = find_library()
     call.channels_last = is_channels_last(input) and (grad is None or is_channels_last(grad))
     if reason is None and call.channels_last and not native:
-        reason = left_channels_last(kernel[0] * kernel[1], method)
+        reason = left_channels_last(direction, input.dtype, kernel[0] * kernel[1], method)
     if reason is None and not isinstance(library, str) and input.numel():
         call.problem, call.plan = make_plan(
             direction,

@@ -14,6 +14,7 @@ from replk_probe.errors import InvalidInputError
 from . import _cpu, _fallback
 from ._choice import COMPUTED_IN, forced, left_channels_last, unsupported_reason
 from ._layout import is_channels_last
+from ._loader import FORWARD
 from ._shapes import check_operands, is_relu
 from .functional import Activation, depthwise_conv2d
 from .prepared import PreparedKernel
@@ -164,7 +165,7 @@ class DepthwiseConv2d(nn.Conv2d):
             and input.dtype == weight.dtype
             and input.dtype not in COMPUTED_IN
             and input.shape[1] == self.in_channels
-            and left_channels_last(taps, forced()[1]) is not None
+            and left_channels_last(FORWARD, input.dtype, taps, forced()[1]) is not None
         )
 
     def _reason(self, input: Tensor, weight: Tensor) -> str:

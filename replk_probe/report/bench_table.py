@@ -129,7 +129,7 @@ def _notes(result: SpeedResult) -> Iterator[str]:
     yield "Times in ms: shortest call, and below it the median. cl: channels_last. ratio: fastest torch time / ours."
     yield "GF/s: operations of the direct sum per second. module, fft: with a prepared spectrum; func.: without."
     if any(case.method_channels_last == "aten" != case.method for case in result.cases):
-        yield "Kernels below 4x4 in channels_last are computed by torch's own convolution."
+        yield "Small kernels in channels_last are computed by torch's own convolution."
     largest = max(case.workspace_bytes for case in result.cases)
     amount = f"{largest / 2**20:.1f} MB" if largest >= 2**20 else f"{largest / 2**10:.0f} kB"
     yield f"Scratch memory of a call: {f'at most {amount}' if largest else 'none'}."

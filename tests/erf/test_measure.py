@@ -642,7 +642,7 @@ def test_the_record_names_what_computed_the_large_kernels(forced: str, monkeypat
     else:
         assert backend.startswith(f"native {native_info().isa}: ") and (not forced or ": direct" in backend)
     # The small kernels of the stem stay in the layout of the layers around them, unless a method is forced.
-    assert ("below 4x4" in backend) is (native_info().loaded and not forced)
+    assert ("small channels-last" in backend) is (native_info().loaded and not forced)
     assert measure_erf(Tiny(), batch(1)).run.backend == "torch"
 
 

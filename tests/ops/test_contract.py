@@ -612,12 +612,15 @@ def test_the_conversion_of_channels_last_tensors_counts() -> None:
 
 @pytest.mark.usefixtures("native")
 def test_torch_computes_the_smallest_channels_last_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    def planned(kernel: int, direction: Any) -> Any:
-        return planned_method((1, 64, 28, 28), kernel, direction=direction, channels_last=True)
+    def planned(kernel: int, direction: Any, dtype: torch.dtype = torch.float32) -> Any:
+        return planned_method((1, 64, 28, 28), kernel, direction=direction, dtype=dtype, channels_last=True)
 
-    for direction in ("forward", "grad_input", "grad_weight"):
-        assert planned(3, direction).reason == "torch is faster for channels-last kernels below 4x4"
-        assert planned(5, direction).reason is None
+    for direction, dtype, side in (
+        ("forward", torch.float32, 7), ("forward", torch.float16, 7), ("forward", torch.bfloat16, 9),
+        ("grad_input", torch.bfloat16, 5), ("grad_input", torch.float32, 5), ("grad_weight", torch.float32, 5),
+    ):  # fmt: skip
+        assert planned(side - 2, direction, dtype).reason == "torch is faster for small channels-last kernels"
+        assert planned(side, direction, dtype).reason is None
     monkeypatch.setenv("REPLK_PROBE_METHOD", "direct")
     assert planned(3, "forward").method == "direct"
 
@@ -625,7 +628,7 @@ def test_torch_computes_the_smallest_channels_last_kernels(monkeypatch: pytest.M
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("kernel", [3, 5, 7, 9])
 def test_what_is_planned_is_what_computes(kernel: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch computes only the smallest channels-last kernels."""
+    """Torch computes only small channels-last kernels."""
     by_torch: list[str] = []
 
     def watched(name: str) -> Callable[..., Tensor]:
@@ -647,11 +650,12 @@ def test_what_is_planned_is_what_computes(kernel: int, monkeypatch: pytest.Monke
             call()
             is_last = layout == torch.channels_last
             planned = planned_method(x.shape, kernel, direction=direction, channels_last=is_last)
-            assert (planned.method == "aten") == bool(by_torch) == (is_last and kernel == 3)
+            least = 7 if direction == "forward" else 5
+            assert (planned.method == "aten") == bool(by_torch) == (is_last and kernel < least)
 
 
 @pytest.mark.usefixtures("native")
-@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("kernel", [5, 7])
 def test_small_channels_last_kernels_of_a_module_are_a_plain_convolution(
     kernel: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -659,7 +663,7 @@ def test_small_channels_last_kernels_of_a_module_are_a_plain_convolution(
     x = torch.randn(2, 5, 12, 12).to(memory_format=torch.channels_last)
     monkeypatch.setattr(PreparedKernel, "forward", lambda *args: None)
     with torch.no_grad():
-        assert (conv(x) is None) == (kernel == 5)
+        assert (conv(x) is None) == (kernel == 7)
 
 
 @pytest.mark.usefixtures("native")
