@@ -28,8 +28,8 @@ import replk_probe
 from replk_probe.cli.main import cli
 from replk_probe.ops import DepthwiseConv2d, native_info
 
-report = CliRunner().invoke(cli, ["info"]).output
-assert "compiler" in report.lower(), report
+info = CliRunner().invoke(cli, ["info"])
+assert info.exit_code == 0 and "compiler" in info.output.lower(), info.output
 assert replk_probe.__file__.startswith(sys.argv[1]), replk_probe.__file__
 assert not native_info().loaded and "compiler" in native_info().load_error.lower(), native_info()
 x = torch.randn(1, 4, 9, 9)
@@ -57,7 +57,7 @@ def build_wheel(session: nox.Session, folder: Path, **env: str) -> Path:
     for stale in (Path("build"), folder):
         shutil.rmtree(stale, ignore_errors=True)
     # An isolated environment for each build would be downloaded again.
-    session.install("setuptools>=77")
+    session.install(*nox.project.load_toml("pyproject.toml")["build-system"]["requires"])
     command = ("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir")
     session.run(*command, str(folder), ".", env=env)
     return next(folder.glob("*.whl"))

@@ -133,7 +133,7 @@ double estimated_time(const replk_problem& p, const replk_plan& plan, const Meth
     return n * c * (rates.direct_plane + rates.direct_result * results + rates.direct_tap * multiplied);
   }
   // On planes wider than one block, short rows of taps are multiplied by the padding too (cpu/blocked/windows.h).
-  const bool has_windows = p.kw <= 13 && p.w > 14;
+  const bool has_windows = p.pass != REPLK_GRAD_WEIGHT && p.kw <= 13 && p.w > 14;
   const double overlaps = pairs(p.h, p.kh) * (has_windows ? static_cast<double>(p.w * p.kw) : pairs(p.w, p.kw));
   const double result = plan.channels_last ? rates.blocked_pixel : rates.blocked_result;
   return rounded_up(p.c, lanes) *

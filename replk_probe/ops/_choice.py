@@ -30,11 +30,11 @@ ISA_VARIABLE, METHOD_VARIABLE = "REPLK_PROBE_ISA", "REPLK_PROBE_METHOD"
 # ms.
 COMPUTED_IN = {torch.float16: torch.float32}
 
-# Number of taps from which channels-last tensors are computed natively. Torch's channels-last convolution of 3x3 is
-# faster (1,192,28,28: 85 us to 106), and so is its weight gradient (0.34 ms; 5x5 takes 25 ms). In the forward pass, on
-# planes of 14 to 128, native 5x5 kernels take 0.9 to 1.2 times the time of torch's, 7x7 0.8 to 1.1 times (bfloat16: 0.9
-# to 1.2) and 9x9 0.7 to 1.03; in the input gradient, 5x5 kernels take 0.5 to 0.9.
-_CHANNELS_LAST_FROM = {_loader.FORWARD: 7 * 7, _loader.GRAD_INPUT: 5 * 5, _loader.GRAD_WEIGHT: 5 * 5}
+# Number of taps from which channels-last tensors are computed natively. On planes of 14 to 128, native forward passes
+# take 0.9 to 1.2 times the time of torch's for 5x5, 0.8 to 1.1 times for 7x7 (bfloat16: 0.9 to 1.2), and 0.7 to 1.03
+# times for 9x9; input gradients 0.7 to 1.5 times for 3x3, and 0.6 to 1.02 times for 3x5. Torch has a fast weight
+# gradient for 3x3 only (1,192,28,28: half the time of the native one; 3x5 takes 2.6 times as long, 1x21 10 times).
+_CHANNELS_LAST_FROM = {_loader.FORWARD: 7 * 7, _loader.GRAD_INPUT: 3 * 3 + 1, _loader.GRAD_WEIGHT: 3 * 3 + 1}
 _CHANNELS_LAST_BFLOAT16_FROM = _CHANNELS_LAST_FROM | {_loader.FORWARD: 9 * 9}
 
 # What the methods compute with that are not in the native library.

@@ -43,7 +43,7 @@ def depthwise_conv2d(
             is channels_last and the method reads that format (``blocked`` and ``blocked-pfa`` do, except for weight
             gradients). With other methods, a channels_last input requires two copies, because the result has the same
             memory format; the choice of the method counts their time. In that format, torch computes small kernels:
-            3x3, and in the forward pass those below 7x7 (bfloat16: 9x9).
+            up to 3x3, and in the forward pass those below 7x7 (bfloat16: 9x9).
         weight: Weight, ``[C, 1, Kh, Kw]``, of any size, also larger than the plane. Even sizes are computed by torch,
             with the padding of ``F.conv2d(padding="same")``.
         bias: Bias, ``[C]``, or None.

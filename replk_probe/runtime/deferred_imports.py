@@ -9,6 +9,7 @@ seaborn need no pandas, which is imported when a function of seaborn uses it.
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import sys
 import threading
@@ -137,38 +138,41 @@ class _Calling(_Wrapping):
 
 
 class _StandIn(ModuleType):
-    """A module of which a module got hold while it was imported, and which is imported when it is first used."""
+    """pandas for modules that import it and use it later."""
+
+    is_used_later = True
 
     def __getattr__(self, name: str) -> Any:
-        """An attribute of the module itself, or Any as long as the stand-in is what ``import`` finds."""
-        if sys.modules.get(self.__name__) is not self:
-            return getattr(importlib.import_module(self.__name__), name)
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Any
+        """Any while the modules that hold the stand-in are imported, then the attribute of pandas itself."""
+        if self.is_used_later and not name.startswith("__"):
+            return Any
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 class _WithoutPandas(_Wrapping):
-    """Imports a module as usual, but with a stand-in for pandas unless pandas is imported already.
+    """Imports a module as usual, but gives a stand-in for pandas to its statements unless pandas is imported already.
 
-    Other modules never see the stand-in: matplotlib looks for pandas in ``sys.modules`` to recognize data frames.
+    Other modules do not see it, so that matplotlib, which looks for pandas in ``sys.modules`` to recognize data frames,
+    does not import it.
     """
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the code of the module."""
         stand_in = _StandIn(_PANDAS)
-        if sys.modules.setdefault(_PANDAS, stand_in) is not stand_in:
-            super().exec_module(module)
-            return
+
+        def import_later(name: str, *args: Any, **kwargs: Any) -> ModuleType:
+            if name == _PANDAS and stand_in.is_used_later and _PANDAS not in sys.modules:
+                return stand_in
+            return builtins.__import__(name, *args, **kwargs)
+
+        vars(module)["__builtins__"] = vars(builtins) | {"__import__": import_later}
         try:
             super().exec_module(module)
         except Exception:
             # Another version of the module may need pandas at once.
-            sys.modules.pop(_PANDAS, None)
+            stand_in.is_used_later = False
             super().exec_module(module)
-        finally:
-            if sys.modules.get(_PANDAS) is stand_in:
-                del sys.modules[_PANDAS]
+        stand_in.is_used_later = False
 
 
 class _Finder(MetaPathFinder):
@@ -180,12 +184,12 @@ class _Finder(MetaPathFinder):
             spec = PathFinder.find_spec(name, path)
             if spec is None or spec.loader is None:
                 return spec
-            if name in _calls:
+            if name in _PACKAGES:
+                spec.loader = _Deferring(spec.loader) if isinstance(spec.loader, SourceFileLoader) else spec.loader
+            elif name in _calls:
                 spec.loader = _Calling(spec.loader, _calls.pop(name))
-            elif name in _PANDAS_LATER:
+            else:
                 spec.loader = _WithoutPandas(spec.loader)
-            elif isinstance(spec.loader, SourceFileLoader):
-                spec.loader = _Deferring(spec.loader)
             return spec
         outer = name.rpartition(".")[0]
         if outer in _PACKAGES and name not in _INDEPENDENT and outer not in _INDEPENDENT:
@@ -194,7 +198,7 @@ class _Finder(MetaPathFinder):
 
 
 def defer_imports() -> None:
-    """Defer the code of pandas, seaborn, timm and torchvision in this process, unless they are imported already.
+    """Defer the code of seaborn, timm and torchvision in this process, unless they are imported already.
 
     For processes that belong to this package, such as those of the command line: it changes what ``import timm`` does
     in the whole process.

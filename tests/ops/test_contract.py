@@ -612,7 +612,7 @@ def test_the_conversion_of_channels_last_tensors_counts() -> None:
 
 @pytest.mark.usefixtures("native")
 def test_torch_computes_the_smallest_channels_last_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    def planned(kernel: int, direction: Any, dtype: torch.dtype = torch.float32) -> Any:
+    def planned(kernel: Any, direction: Any, dtype: torch.dtype = torch.float32) -> Any:
         return planned_method((1, 64, 28, 28), kernel, direction=direction, dtype=dtype, channels_last=True)
 
     for direction, dtype, side in (
@@ -621,6 +621,7 @@ def test_torch_computes_the_smallest_channels_last_kernels(monkeypatch: pytest.M
     ):  # fmt: skip
         assert planned(side - 2, direction, dtype).reason == "torch is faster for small channels-last kernels"
         assert planned(side, direction, dtype).reason is None
+    assert planned((3, 5), "grad_weight").reason is planned((1, 11), "grad_input").reason is None
     monkeypatch.setenv("REPLK_PROBE_METHOD", "direct")
     assert planned(3, "forward").method == "direct"
 
