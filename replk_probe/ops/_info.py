@@ -215,7 +215,17 @@ def _cpu_name() -> str:
     # On Arm, numbers: without them, the choices of the tuner would be taken for those of every other model.
     part = info.get("cpu part")
     arm = part and f"Arm, implementer {info.get('cpu implementer')}, part {part}"
-    return info.get("model name") or info.get("cpu") or arm or platform.processor() or platform.machine()
+    name = info.get("model name")
+    if name and not any(map(str.isdigit, name)) and "cpu family" in info:
+        # A virtual machine may hide which of all EPYC processors it runs on.
+        name = f"{name}, family {info['cpu family']}, model {info.get('model')}"
+    return name or info.get("cpu") or arm or platform.processor() or platform.machine()
+
+
+def is_amd() -> bool:
+    """Whether the CPU is one by AMD."""
+    # On Windows, the name contains the vendor.
+    return "AuthenticAMD" in (_cpuinfo().get("vendor_id") or platform.processor())
 
 
 def _cpu_features() -> list[str]:

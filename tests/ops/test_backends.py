@@ -456,6 +456,16 @@ def test_a_processor_without_a_name_is_named_by_its_numbers(monkeypatch: pytest.
     assert (found["cpu"], found["cpu_features"]) == ("Arm, implementer 0x41, part 0xd40", ["asimd", "bf16"])
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("AMD EPYC", "AMD EPYC, family 26, model 2"), ("AMD EPYC 9654 96-Core", "AMD EPYC 9654 96-Core")],
+)
+def test_a_processor_without_a_number_in_its_name(name: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {"model name": name, "cpu family": "26", "model": "2", "flags": "avx2 fma"}
+    monkeypatch.setattr("replk_probe.ops._info._cpuinfo", lambda: entry)
+    assert ops.describe_machine()["cpu"] == expected
+
+
 @pytest.mark.parametrize(("images", "method"), [(1, "blocked"), (8, "fft")])
 def test_reading_a_prepared_weight_counts_once_for_all_images(
     native: ops.NativeInfo, monkeypatch: pytest.MonkeyPatch, images: int, method: str
