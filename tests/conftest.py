@@ -115,6 +115,21 @@ def isolated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, ca
         monkeypatch.setenv(name, "localhost,127.0.0.1,::1")
 
 
+@pytest.fixture(params=["default", "onednn"])
+def product_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Compute float32 products of any size with torch's default library and with oneDNN, on every processor."""
+    import torch
+
+    from replk_probe.ops import matrices
+
+    operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if request.param == "onednn" and operator is None:
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(matrices, "_LEAST_PRODUCTS", 0)
+    monkeypatch.setattr(matrices, "_onednn_linear", lambda: operator if request.param == "onednn" else None)
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of real images, stimuli and weights; tests that require it are skipped if it is not set."""

@@ -10,7 +10,7 @@ from ._layout import is_channels_last
 from ._loader import INSTRUCTION_SETS, NativeKernel
 from .functional import conv_input_gradient, depthwise_conv2d
 from .gelu import gelu_grad_input, gelu_products, gelu_with_squares, is_gelu_native
-from .matrices import activate, is_pointwise_native, times_derivative
+from .matrices import activate, is_onednn_faster, is_pointwise_native, linear, prefers_onednn, times_derivative
 from .modules import DepthwiseConv2d, is_same_depthwise, to_torch
 from .prepared import PreparedKernel
 from .tuning.choices import TuningWarning, chosen_method
@@ -40,12 +40,15 @@ __all__ = [
     "gelu_with_squares",
     "is_channels_last",
     "is_gelu_native",
+    "is_onednn_faster",
     "is_pointwise_native",
     "is_same_depthwise",
+    "linear",
     "measure_fma_peak",
     "native_info",
     "native_kernels",
     "planned_method",
+    "prefers_onednn",
     "times_derivative",
     "to_torch",
     "tune",

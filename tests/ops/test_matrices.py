@@ -1,4 +1,4 @@
-"""Activations of matrix products as torch tensors: strides, and arguments that do not match."""
+"""Matrix products and their activations: libraries, strides, and arguments that do not match."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from replk_probe.errors import InvalidInputError
-from replk_probe.ops import activate, is_pointwise_native, times_derivative
+from replk_probe.ops import activate, is_onednn_faster, is_pointwise_native, linear, matrices, times_derivative
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -41,3 +41,62 @@ def test_arguments_that_do_not_match_are_refused() -> None:
             activate(x, x, bias)
     with pytest.raises(InvalidInputError, match="It must be None or one of relu, gelu, relu6"):
         activate(x, x, activation="silu")
+
+
+@pytest.mark.parametrize(
+    ("rows", "weight"),
+    [
+        (torch.randn(70, 33), torch.randn(50, 33)),
+        (torch.randn(3, 4, 5, 33), torch.randn(33, 50).T),
+        (torch.randn(33, 70).T, torch.randn(50, 33)),
+        (torch.randn(2, 33, 6, 7).permute(0, 2, 3, 1), torch.randn(50, 33)),
+        (torch.randn(70, 33), torch.randn(50, 40)[:, 3:36]),
+        (torch.randn(0, 33), torch.randn(50, 33)),
+        (torch.randn(33), torch.randn(1, 33)),
+    ],
+    ids=["dense", "transposed-weight", "transposed-rows", "planes", "weight-with-gaps", "empty", "vector"],
+)
+def test_products_of_both_libraries(rows: torch.Tensor, weight: torch.Tensor, product_library: str) -> None:
+    bias = torch.randn(len(weight))
+    for added in (None, bias):
+        found = linear(rows, weight, added)
+        exact = F.linear(rows.double(), weight.double(), None if added is None else added.double())
+        # Each of 34 terms is rounded once as a product and in at most 34 sums.
+        terms = F.linear(rows.abs(), weight.abs(), bias.abs())
+        assert found.shape == exact.shape and found.dtype == torch.float32
+        assert ((found - exact).abs() <= 35 * 2.0**-24 * terms).all()
+    if product_library == "onednn":
+        assert is_onednn_faster(rows, weight) == (weight.shape[1] == weight.stride(0) or weight.T.is_contiguous())
+
+
+def test_what_onednn_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, calls = torch.randn(256, 256), []
+    operator = torch.ops.mkldnn._linear_pointwise
+
+    def counted(*args: object) -> torch.Tensor:
+        calls.append(args)
+        return operator(*args)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(matrices, "_onednn_linear", lambda: counted)
+    linear(x, x)
+    assert len(calls) == 1
+    for one in (x[:4, :4], x.double(), x.bfloat16(), torch.empty(256, 256, device="meta"), x.repeat(1, 2)[:, ::2]):
+        assert not is_onednn_faster(one, one)
+        linear(one, one)
+    assert not linear(x.clone().requires_grad_(), x).requires_grad
+    assert len(calls) == 2
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    linear(x, x)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("is_amd", "capability", "expected"), [(True, "AVX512", True), (True, "AVX2", False), (False, "AVX512", False)]
+)
+def test_onednn_multiplies_on_amd_with_avx512(
+    is_amd: bool, capability: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrices, "is_amd", lambda: is_amd)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    assert (matrices._onednn_linear.__wrapped__() is not None) == expected

@@ -28,7 +28,9 @@ from replk_probe.ops import (
     gelu_with_squares,
     is_channels_last,
     is_gelu_native,
+    is_onednn_faster,
     is_same_depthwise,
+    linear,
     planned_method,
     unsupported_reason,
 )
@@ -59,7 +61,7 @@ class _InputGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, module: FrozenConv2d | FrozenLinear | FrozenBatchNorm2d) -> Tensor:
         ctx.module, ctx.shape = module, input.shape
-        return module.run(input)
+        return _owned(module.run(input))
 
     @staticmethod
     @once_differentiable
@@ -128,7 +130,7 @@ class _LinearOfPlanes(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, module: FrozenLinear) -> Tensor:
         ctx.module, ctx.shape = module, input.permute(0, 2, 3, 1).shape
         output = module.product(input, module.weight.T, module.is_reduced(ctx.shape, forward=True))
-        return output if module.bias is None else output.add_(module.bias[:, None, None])
+        return _owned(output if module.bias is None else output.add_(module.bias[:, None, None]))
 
     @staticmethod
     @once_differentiable
@@ -149,6 +151,17 @@ class _ContiguousPlanes(torch.autograd.Function):
         return grad.contiguous()
 
 
+def _owned(output: Tensor) -> Tensor:
+    """The same values as a tensor that is no view, because autograd forbids changing a view that a function returns.
+
+    An activation in place, for instance, may be next.
+    """
+    if not output._is_view():
+        return output
+    place = (output.untyped_storage(), output.storage_offset(), output.shape, output.stride())
+    return output.new_empty(0).set_(*place)
+
+
 def _cut(grad: Tensor, box: Box) -> Tensor:
     """The box of ``grad``, ``[N, C, H, W]``, as a dense tensor in the layout of ``grad``."""
     layout = torch.contiguous_format if grad.is_contiguous() else torch.channels_last
@@ -159,9 +172,11 @@ def _pointwise(grad: Tensor, weight: Tensor) -> Tensor:
     """Input gradient of a 1 x 1 convolution, ``[N, C, H, W]`` from ``[N, C', H, W]``, in the layout of ``grad``."""
     # Measured: a product is as fast as torch's convolution with the transposed weight, which would have to be cached.
     matrix, (images, _, *size) = weight.flatten(1), grad.shape
-    if grad.is_contiguous():
-        return torch.bmm(matrix.T.expand(images, -1, -1), grad.flatten(2)).view(images, -1, *size)
-    return (grad.permute(0, 2, 3, 1) @ matrix).permute(0, 3, 1, 2)
+    if not grad.is_contiguous():
+        return linear(grad.permute(0, 2, 3, 1), matrix.T).permute(0, 3, 1, 2)
+    if images and is_onednn_faster(matrix.T, grad[0].flatten(1).T):
+        return torch.stack([linear(matrix.T, image.flatten(1).T) for image in grad]).view(images, -1, *size)
+    return torch.bmm(matrix.T.expand(images, -1, -1), grad.flatten(2)).view(images, -1, *size)
 
 
 def dense_planes(maps: Tensor) -> Tensor | None:
@@ -213,8 +228,12 @@ class _Reducible(AutogradForSmall, _Frozen):
     reduced_backward: bool = False
 
     def _is_left_to_autograd(self, input: Tensor) -> bool:
-        is_reduced = any(self.is_reduced(input.shape, forward=forward) for forward in (True, False))
-        return not is_reduced and input.numel() < self.autograd_below
+        if input.numel() >= self.autograd_below or self._is_faster_by_onednn(input):
+            return False
+        return not any(self.is_reduced(input.shape, forward=forward) for forward in (True, False))
+
+    def _is_faster_by_onednn(self, input: Tensor) -> bool:
+        return is_onednn_faster(input, self.weight)
 
     def is_reduced(self, shape: torch.Size, *, forward: bool) -> bool:
         """Whether the products of a pass are computed in bfloat16 for an input of ``shape``."""
@@ -248,14 +267,14 @@ class FrozenLinear(_Reducible, nn.Linear):
     def run(self, input: Tensor) -> Tensor:
         """The layer's output."""
         if not self.is_reduced(input.shape, forward=True):
-            return F.linear(input, self.weight, self.bias)
+            return linear(input, self.weight, self.bias)
         bias = None if self.bias is None else self.bias.bfloat16()
         return F.linear(input.bfloat16(), self.weight.bfloat16(), bias).to(input.dtype)
 
     def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
         """Gradient of the input, ``[..., in_features]``, from that of the output."""
         if not self.is_reduced(shape, forward=False):
-            return grad @ self.weight
+            return linear(grad, self.weight.T)
         # One product of two matrices: torch expands the weight for each image of a bfloat16 gradient with more axes.
         rows = grad.reshape(-1, self.out_features).bfloat16()
         return (rows @ self.weight.bfloat16()).to(grad.dtype).view(shape)
@@ -273,6 +292,8 @@ class FrozenConv2d(_Reducible, nn.Conv2d):
     def run(self, input: Tensor) -> Tensor:
         """The layer's output."""
         if not self.is_reduced(input.shape, forward=True):
+            if self._is_faster_by_onednn(input):
+                return linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
             return F.conv2d(input, self.weight, self.bias, *self._geometry)
         bias = None if self.bias is None else self.bias.bfloat16()
         return F.conv2d(input.bfloat16(), self.weight.bfloat16(), bias, *self._geometry).to(input.dtype)
@@ -281,7 +302,7 @@ class FrozenConv2d(_Reducible, nn.Conv2d):
         """Gradient of the input of ``shape`` from that of the output."""
         reduced = self.is_reduced(shape, forward=False)
         work, weight = (grad.bfloat16(), self.weight.bfloat16()) if reduced else (grad, self.weight)
-        if self.kernel_size == (1, 1) and self.stride == (1, 1) and self.groups == 1 and self.padding == (0, 0):
+        if self._is_product:
             box = box_of(grad)
             if box is None:
                 return _pointwise(work, weight).to(grad.dtype)
@@ -292,6 +313,17 @@ class FrozenConv2d(_Reducible, nn.Conv2d):
         args = (self.stride, self.padding, self.dilation, False, (0, 0), self.groups, (True, False, False))
         found: Tensor = torch.ops.aten.convolution_backward(work, like, weight, None, *args)[0]
         return found.to(grad.dtype)
+
+    def _is_faster_by_onednn(self, input: Tensor) -> bool:
+        # Of contiguous planes, torch's convolution is as fast on several threads.
+        is_rows = self._is_product and is_channels_last(input)
+        return is_rows and is_onednn_faster(input.permute(0, 2, 3, 1), self.weight.flatten(1))
+
+    @property
+    def _is_product(self) -> bool:
+        """Whether the layer multiplies the vector at each position by a matrix."""
+        is_single = self.kernel_size == (1, 1) and self.padding == (0, 0)
+        return is_single and self.stride == (1, 1) and self.groups == 1
 
     @property
     def _geometry(self) -> tuple[Any, Any, Any, int]:

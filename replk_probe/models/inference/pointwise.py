@@ -17,7 +17,15 @@ from timm.layers.activations import GELU
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from replk_probe.ops import activate, is_channels_last, is_pointwise_native, times_derivative
+from replk_probe.ops import (
+    activate,
+    is_channels_last,
+    is_onednn_faster,
+    is_pointwise_native,
+    linear,
+    prefers_onednn,
+    times_derivative,
+)
 from replk_probe.runtime.devices import is_autocast
 
 from .gradient_box import box_of, put_back
@@ -27,8 +35,8 @@ from .input_gradient import FrozenConv2d, FrozenLinear, dense_planes
 # slower with fewer positions, and activations with more, because they are no longer found in the cache.
 _STEP_BYTES = 2**22
 _FEWEST, _MOST = 512, 4096
-# Measured: the separate layers are as fast for fewer activations.
-_LEAST_ACTIVATIONS = 2**19
+# Measured: the separate layers are as fast for fewer activations; some of them are not computed with oneDNN.
+_LEAST_ACTIVATIONS, _LEAST_WITH_ONEDNN = 2**19, 2**15
 # Modules of activations, by their names in `replk_probe.ops.activate`.
 _NAMES: dict[type[nn.Module], str] = {nn.GELU: "gelu", GELU: "gelu", nn.ReLU: "relu", nn.ReLU6: "relu6"}
 ACTIVATIONS = tuple(_NAMES)
@@ -87,7 +95,8 @@ class PointwiseBlock(nn.Module):
         """Return the output for ``input``; only the gradient of the input is computed in the backward pass."""
         first = self.first
         hidden, channels = first.weight.shape[:2]
-        is_small = input.numel() // channels * hidden < _LEAST_ACTIVATIONS
+        least = _LEAST_WITH_ONEDNN if prefers_onednn() else _LEAST_ACTIVATIONS
+        is_small = input.numel() // channels * hidden < least
         is_native = is_pointwise_native(input) and not is_autocast(input.device)
         if not isinstance(first, FrozenConv2d | FrozenLinear) or is_small or not is_native:
             output: Tensor = self.second(self.act(self.first(input)))
@@ -147,10 +156,7 @@ class PointwiseBlock(nn.Module):
                 scaled = steps.buffer(inner.shape, 0)
                 times_derivative(inner, kept, scaled)
                 inner = scaled
-            if reduced:
-                activate(steps.product(weights[-1], inner, 1), result)
-            else:
-                steps.product(weights[-1], inner, 1, result)
+            steps.product(weights[-1], inner, 1, result)
         return found
 
     @property
@@ -237,8 +243,8 @@ class _Steps:
         return self._buffers[index][: shape.numel()].view(shape)
 
     def converted(self, values: Tensor) -> Tensor:
-        """The values in the type of the products."""
-        if values.dtype == self._dtype:
+        """The values in the type of the products, as a dense matrix if oneDNN will multiply it."""
+        if values.dtype == self._dtype and (values.is_contiguous() or not prefers_onednn()):
             return values
         found = self.buffer(values.shape, 2)
         activate(values, found)
@@ -246,10 +252,17 @@ class _Steps:
 
     def product(self, weight: Tensor, values: Tensor, index: int, result: Tensor | None = None) -> Tensor:
         """``weight``, ``[C', C]``, times the vector at each position."""
-        factors = (weight, values) if self._layout.planes else (values, weight.T)
+        left, right = (weight, values) if self._layout.planes else (values, weight.T)
+        if is_onednn_faster(left, right.T):
+            found = linear(left, right.T)
+        elif result is not None and result.dtype == self._dtype:
+            return torch.mm(left, right, out=result)
+        else:
+            found = torch.mm(left, right, out=self.buffer(torch.Size((left.shape[0], right.shape[1])), index))
         if result is None:
-            result = self.buffer(torch.Size((factors[0].shape[0], factors[1].shape[1])), index)
-        return torch.mm(*factors, out=result)
+            return found
+        activate(found, result)
+        return result
 
 
 def activation_name(module: nn.Module) -> str | None:

@@ -44,6 +44,34 @@ def test_a_closed_relu_blocks_the_gradient_as_in_autograd(dtype: torch.dtype, in
     assert found.tolist()[0][:4] == [0, 0, 0, 5]
 
 
+@pytest.mark.parametrize("kind", ["planes", "channels_last", "linear", "linear-of-planes"])
+def test_products_of_both_libraries(kind: str, product_library: str) -> None:
+    torch.manual_seed(0)
+    # An activation in place must be able to follow.
+    if kind.startswith("linear"):
+        network = nn.Sequential(nn.Linear(6, 10), nn.ReLU6(inplace=True), nn.Linear(10, 4))
+        x = torch.randn(2, 40, 30, 6)
+    else:
+        network = nn.Sequential(nn.Conv2d(6, 10, 1), nn.ReLU6(inplace=True), nn.Conv2d(10, 4, 1, bias=False))
+        x = torch.randn(2, 6, 40, 30)
+    if kind == "linear-of-planes":
+        x = x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    elif kind == "channels_last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    frozen, exact = copy.deepcopy(network), network.double()
+    freeze_layers(frozen)
+    use_autograd(frozen)
+    leaf, reference = x.requires_grad_(), x.detach().double().requires_grad_()
+    output, expected = frozen(leaf), exact(reference)
+    torch.testing.assert_close(output, expected.float())
+    grad = torch.randn_like(output)
+    slope = torch.autograd.grad(expected, reference, grad.double())[0]
+    torch.testing.assert_close(torch.autograd.grad(output, leaf, grad)[0], slope.float())
+    is_own = output.grad_fn is not None and "_InputGradient" in output.grad_fn.name()
+    # oneDNN also computes the small layers that are left to autograd otherwise; torch's convolution needs no product.
+    assert is_own == (product_library == "onednn" and kind in ("channels_last", "linear"))
+
+
 def test_a_closed_relu_of_a_convolution_blocks_the_gradient() -> None:
     conv = depthwise(9, "relu")
     freeze_layers(conv)

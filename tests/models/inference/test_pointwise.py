@@ -29,7 +29,8 @@ SLOPE = 3e-5
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small inputs in several steps, the last of which is shorter."""
-    monkeypatch.setattr(pointwise, "_LEAST_ACTIVATIONS", 0)
+    for name in ("_LEAST_ACTIVATIONS", "_LEAST_WITH_ONEDNN"):
+        monkeypatch.setattr(pointwise, name, 0)
     monkeypatch.setattr(pointwise, "_FEWEST", 7)
     monkeypatch.setattr(pointwise, "_STEP_BYTES", 0)
 
@@ -71,6 +72,7 @@ def near(found: Tensor, expected: Tensor, bound: float) -> bool:
 @pytest.mark.parametrize("second", [True, False], ids=["pair", "single"])
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("kind", ["conv", "linear"])
+@pytest.mark.usefixtures("product_library")
 def test_equals_the_separate_layers(kind: str, act: str, second: bool) -> None:
     torch.manual_seed(0)
     layers: list[nn.Module] = [layer(kind, 6, 24), ACTS[act](), *([layer(kind, 24, 5)] if second else [])]
@@ -86,6 +88,7 @@ def test_equals_the_separate_layers(kind: str, act: str, second: bool) -> None:
             assert ops.is_channels_last(output) == ops.is_channels_last(x)
 
 
+@pytest.mark.usefixtures("product_library")
 def test_a_layer_alone_and_without_bias() -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(6, 5, 1, bias=False)
@@ -98,6 +101,7 @@ def test_a_layer_alone_and_without_bias() -> None:
 
 
 @pytest.mark.parametrize("kind", ["conv", "channels_last", "linear"])
+@pytest.mark.usefixtures("product_library")
 def test_a_gradient_that_is_zero_outside_a_box(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     pair = nn.Sequential(layer(kind, 6, 24), nn.GELU(), layer(kind, 24, 5))
@@ -193,7 +197,8 @@ def test_uses_the_layers_where_the_library_does_not_apply(monkeypatch: pytest.Mo
     monkeypatch.delenv("REPLK_PROBE_METHOD")
     with torch.autocast("cpu", torch.bfloat16):
         assert block(x).dtype == torch.bfloat16
-    monkeypatch.setattr(pointwise, "_LEAST_ACTIVATIONS", 2**20)
+    for name in ("_LEAST_ACTIVATIONS", "_LEAST_WITH_ONEDNN"):
+        monkeypatch.setattr(pointwise, name, 2**20)
     torch.testing.assert_close(both_passes(block, x), both_passes(pair, x))
 
 
