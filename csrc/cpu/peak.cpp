@@ -3,8 +3,8 @@
 //   a[i] <- a[i] m + s      kChains chains, kSteps steps
 //
 // Twelve chains cover two units of latency 4 (which need 8) and fit 16 registers together with both operands; 24 cover
-// the four units of large Arm cores (which need 16) and fit 32 registers. The loops over the chains are unrolled, because
-// the chains would otherwise be in memory.
+// the four units of large Arm cores (which need 16) and fit 32 registers. The loops over the chains are unrolled,
+// because the chains would otherwise be in memory.
 #include <cstdint>
 
 #include "cpu/common/unroll.h"
