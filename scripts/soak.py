@@ -1,8 +1,8 @@
 """Kill a sweep again and again, and compare its results with those of a sweep that nobody disturbed.
 
-A sweep of 12 jobs is run to its end many times. At random moments, a worker, the main process or everything is killed
-with SIGKILL, with Ray also a node, and the sweep is continued. It must end with the same bytes and every job done once,
-and leave no process or file behind. Linux only. Example::
+A sweep of three jobs for each model is run to its end many times. At random moments, a worker, the main process or
+everything is killed with SIGKILL, with Ray also a node, and the sweep is continued. It must end with the same bytes and
+every job done once, and leave no process or file behind. Linux only. Example::
 
     python scripts/soak.py --kills 100 --minutes 60
 """
@@ -25,8 +25,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+MODELS = ["replknet_micro_k13", "resnet10t", "resnet18", "mobilenetv3_small_050"]
 SWEEP = """\
-models = ["resnet10t", "replknet_micro_k13", "resnet18", "mobilenetv3_small_050"]
+models = {models}
 weights = "random"
 figures = false
 [erf]
@@ -37,7 +38,7 @@ seed = [0, 1]
 [kernels]
 layer = "all"
 """
-JOBS = 12
+JOBS_OF_A_MODEL = 3
 # Worker processes of the local engine; the nodes of Ray's cluster have one core each.
 VARIANTS = {"local": [1, 2, 3], "ray": ["ray"]}
 # A job is not tried again when its process was killed three times.
@@ -145,20 +146,23 @@ class Soak:
         folder: Folder of the file, of the undisturbed sweep, and of the current one.
         chance: Source of all random choices; the moments also depend on how fast the machine is.
         engines: Names of engines, which are used in turn.
+        models: Number of models.
     """
 
-    def __init__(self, folder: Path, chance: random.Random, engines: list[str]) -> None:  # noqa: D107
+    def __init__(self, folder: Path, chance: random.Random, engines: list[str], models: int) -> None:  # noqa: D107
         self.file, self.reference, self.out = folder / "sweep.toml", folder / "undisturbed", folder / "out"
         self.chance = chance
         self.variants = [variant for engine in engines for variant in VARIANTS[engine]]
         self.counts: Counter[str] = Counter()
         self.nodes: Nodes | None = None
-        self.file.write_text(SWEEP)
+        self.jobs = JOBS_OF_A_MODEL * models
+        self.file.write_text(SWEEP.format(models=json.dumps(MODELS[:models])))
         start = time.monotonic()
         check(self.start(self.reference, 1).wait() == 0, "the undisturbed sweep")
         self.seconds = time.monotonic() - start
         self.expected, self.names = contents(self.reference), files(self.reference)
-        check(len(list(self.reference.glob("*/*/job.json"))) == JOBS, f"the undisturbed sweep has not {JOBS} jobs")
+        done = len(list(self.reference.glob("*/*/job.json")))
+        check(done == self.jobs, f"the undisturbed sweep has {done} instead of {self.jobs} jobs")
 
     def start(self, out: Path, variant: int | str) -> subprocess.Popen[bytes]:
         """Start or continue a sweep."""
@@ -205,7 +209,7 @@ class Soak:
         check(files(self.out) == self.names, f"other files: {sorted(files(self.out) ^ self.names)}")
         check(contents(self.out) == self.expected, "other bytes")
         states = Counter(job["state"] for job in json.loads((self.out / "sweep.json").read_text())["jobs"])
-        check(states == {"done": JOBS}, f"states of the jobs: {states}")
+        check(states == {"done": self.jobs}, f"states of the jobs: {states}")
 
     def results(self) -> list[Path]:
         """The records of the jobs that are done."""
@@ -241,7 +245,8 @@ class Soak:
         self.counts["kills"] += kind != "add node"
         self.counts[f"{kind}, {'ray' if variant == 'ray' else 'local'}"] += 1
         print(
-            f"{self.counts['kills']:4}  {kind:12} {variant!s:4} {len(self.results()):3} of {JOBS} jobs done", flush=True
+            f"{self.counts['kills']:4}  {kind:12} {variant!s:4} {len(self.results()):3} of {self.jobs} jobs done",
+            flush=True,
         )
 
     def end(self) -> None:
@@ -259,12 +264,19 @@ def main() -> None:
         "--minutes", type=float, default=60, help="time after which nothing more is killed (default 60)"
     )
     parser.add_argument("--engine", choices=["local", "ray", "both"], default="both", help="(default both)")
+    parser.add_argument(
+        "--models",
+        type=int,
+        choices=range(1, len(MODELS) + 1),
+        default=len(MODELS),
+        help="number of models (default 4)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random moments (default 0)")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="replk-probe-soak-"))
     engines = list(VARIANTS) if options.engine == "both" else [options.engine]
     print(f"Working in {folder}", flush=True)
-    soak = Soak(folder, random.Random(options.seed), engines)
+    soak = Soak(folder, random.Random(options.seed), engines, options.models)
     print(f"The undisturbed sweep took {soak.seconds:.0f} s", flush=True)
     until = time.monotonic() + 60 * options.minutes
     try:

@@ -21,8 +21,8 @@ struct Shape {
 };
 
 // Small planes, whole planes, many tiles; fewer planes than threads, and more.
-constexpr Shape kShapes[] = {{2, 33, 7, 7, 13, 13},  {1, 5, 31, 33, 7, 7},   {1, 4, 40, 56, 31, 31},
-                             {2, 3, 70, 90, 29, 29}, {1, 2, 130, 65, 51, 5}, {1, 1, 150, 40, 13, 13}};
+constexpr Shape kShapes[] = {{2, 9, 7, 7, 13, 13},   {1, 5, 31, 33, 7, 7},   {1, 4, 30, 36, 31, 31},
+                             {2, 2, 70, 90, 15, 15}, {1, 2, 130, 65, 51, 5}, {1, 1, 150, 40, 13, 13}};
 
 struct Operands {
   std::vector<float> input, grad, weight, packed_memory;

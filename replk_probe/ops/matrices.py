@@ -59,6 +59,12 @@ def is_onednn_faster(input: Tensor, weight: Tensor) -> bool:
 
     Returns:
         Whether both are in float32 on a CPU on which oneDNN is the faster library, and large enough.
+
+    Examples:
+        >>> import torch
+        >>> from replk_probe.ops import is_onednn_faster
+        >>> is_onednn_faster(torch.rand(2, 4), torch.rand(3, 4))
+        False
     """
     is_dense = weight.is_contiguous() or weight.T.is_contiguous()  # measured: with gaps, 100 times slower
     return (
@@ -76,6 +82,11 @@ def prefers_onednn() -> bool:
     Returns:
         True on an AMD processor with AVX-512 unless oneDNN is disabled (:mod:`torch.backends.mkldnn`) or torch computes
         products with another library than MKL.
+
+    Examples:
+        >>> from replk_probe.ops import prefers_onednn
+        >>> prefers_onednn() in (True, False)
+        True
     """
     return _onednn_linear() is not None and bool(torch.backends.mkldnn.enabled)
 

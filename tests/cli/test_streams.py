@@ -113,7 +113,7 @@ def test_closed_streams(command_line: Any, cold: Any, warm: Any, tmp_path: Path)
         assert expected.status == 0 and program.run(line, place, stderr=closed) == expected
     wrong = ["erf", "--size", "x"]
     for stream in (closed, command_line.FULL, command_line.PIPE):
-        done = cold.run(wrong, place, stderr=stream)
+        done = warm.run(wrong, place, stderr=stream)
         assert done.status in (1, 2) and done.out == ""
     warm.run(["kernels", *MODEL, "-o", "out", "--layer", "stage4.0"], place, stderr=closed)
     assert all(b"Results in" not in path.read_bytes() for path in (place / "out").iterdir()), "no file is stderr"

@@ -38,6 +38,8 @@ for count, line in enumerate(sys.stdin):
         import matplotlib.pyplot, pandas, torch, rich.table
         import replk_probe.erf.plot, replk_probe.kernels.plot, replk_probe.shape_bias.plot
         import replk_probe.erf.plan, replk_probe.kernels.measure, replk_probe.shape_bias.plan
+        import replk_probe.attribution.plan, replk_probe.attribution.plot, replk_probe.reliance.plan
+        import torch._dynamo, replk_probe.models.factory, replk_probe.models.summary, replk_probe.reliance.plot_all
         gc.freeze()
     child = os.fork()
     if not child:
