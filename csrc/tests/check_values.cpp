@@ -20,6 +20,7 @@ constexpr int64_t kChannels = 19, kMarked = 7;  // more channels than any instru
 // Dense operands of one kernel and a call on them.
 struct Call {
   replk_problem problem;
+  bool is_channels_last = false;  // of the plan
   std::vector<char> input, grad, weight;
 
   Call(const replk_kernel& kernel, int64_t h, int64_t w, int64_t k, int32_t activation, int32_t channels_last)
@@ -28,6 +29,9 @@ struct Call {
         input(bytes(kChannels * h * w)),
         grad(bytes(kChannels * h * w)),
         weight(bytes(kChannels * k * k)) {
+    replk_plan plan{};
+    replk_dwconv2d_plan(&problem, &plan);
+    is_channels_last = plan.channels_last != 0;
     Random random(1);
     for (std::vector<char>* operand : {&input, &grad, &weight}) {
       for (int64_t i = 0; i < size(*operand); ++i) put(operand->data(), i, problem.dtype, random.signed_unit());
@@ -72,9 +76,7 @@ struct Call {
 
   // Index of a pixel of a channel.
   int64_t place(int64_t channel, int64_t pixel) const {
-    replk_plan plan{};
-    replk_dwconv2d_plan(&problem, &plan);
-    return plan.channels_last ? pixel * kChannels + channel : channel * problem.h * problem.w + pixel;
+    return is_channels_last ? pixel * kChannels + channel : channel * problem.h * problem.w + pixel;
   }
 };
 
