@@ -124,7 +124,7 @@ def sanitizers(session: nox.Session) -> None:
     """Run the native library under the address, undefined-behavior and thread sanitizers, and fuzz it."""
     build, jobs = f"BUILD={Path(session.create_tmp()).resolve()}", f"--jobs={os.cpu_count()}"
     session.run("make", "--directory=csrc/tests", jobs, "--output-sync=target", build, "asan", "tsan")
-    session.run("make", "--directory=csrc/tests", build, "fuzz")
+    session.run("make", "--directory=csrc/tests", build, "FUZZ_SECONDS=10", "fuzz")
 
 
 @nox.session(venv_backend="none")

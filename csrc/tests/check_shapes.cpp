@@ -44,13 +44,13 @@ int main(int argument_count, char** arguments) {
       for (int pass = REPLK_FORWARD; pass <= REPLK_GRAD_WEIGHT; ++pass, ++index) {
         // Options that do not depend on the shape alternate in cycles of different lengths.
         const int64_t channels[] = {3, 1, 17, 2, 33}, images[] = {1, 2, 1, 1};
-        const bool is_large = planes[at][0] * planes[at][1] * kernel[0] * kernel[1] > 500000;
+        const bool is_large = planes[at][0] * planes[at][1] * kernel[0] * kernel[1] > 200000;
         replk_problem problem{};
         problem.pass = pass;
         problem.dtype = index % 7 == 3 ? REPLK_BF16 : REPLK_F32;
         problem.activation = pass == REPLK_FORWARD && index % 2 ? REPLK_RELU : REPLK_NO_ACTIVATION;
         problem.threads = 1;
-        problem.n = index % 29 == 11 ? 0 : images[index % 4];
+        problem.n = index % 29 == 11 ? 0 : is_large ? 1 : images[index % 4];
         problem.c = is_large ? 1 + index % 2 : channels[index % 5];
         problem.h = planes[at][0];
         problem.w = planes[at][1];

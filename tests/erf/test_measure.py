@@ -424,6 +424,15 @@ def test_a_run_is_resumed_on_its_device_only(tmp_path: Path, monkeypatch: pytest
     assert re.match(r"The measurement was continued on another device \(processor .*, then Another Processor\)\.", note)
 
 
+def test_the_environment_of_a_cpu_has_the_library_of_products(
+    product_library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = {"onednn": "oneDNN", "default": "torch's own choice"}[product_library]
+    assert environment_of(torch.device("cpu"))["large float32 products"] == expected
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    assert environment_of(torch.device("cpu"))["large float32 products"] == "torch's own choice"
+
+
 def test_the_environment_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = tmp_path / "version"
     driver.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build\nGCC 12.2.0")

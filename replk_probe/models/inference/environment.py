@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from replk_probe.errors import BackendError
-from replk_probe.ops import describe_backend, describe_machine, native_info
+from replk_probe.ops import describe_backend, describe_machine, native_info, prefers_onednn
 from replk_probe.ops.tuning.device import DRIVER, driver_version
 from replk_probe.runtime.devices import device_name
 from replk_probe.runtime.provenance import software_versions
@@ -28,6 +28,7 @@ def environment_of(device: torch.device) -> dict[str, Any]:
         return threads | {
             "processor": describe_machine()["cpu"],
             "instruction set of torch": torch.backends.cpu.get_cpu_capability(),
+            "large float32 products": "oneDNN" if prefers_onednn() else "torch's own choice",
             "convolutions": _convolutions(device),
         }
     return threads | {"GPU": device_name(device)} | _software_of(device) | {"convolutions": _convolutions(device)}
